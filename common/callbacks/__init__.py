@@ -1,0 +1,1 @@
+"""LightningModule callbacks that any method can use."""

@@ -1,0 +1,1 @@
+"""From annotation files and caches to batches in one global order."""

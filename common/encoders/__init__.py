@@ -1,0 +1,1 @@
+"""Frozen towers: uint8 pixels in, features out."""

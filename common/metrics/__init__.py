@@ -1,0 +1,1 @@
+"""Metrics that torchmetrics does not have, and the intervals that go with a proportion."""

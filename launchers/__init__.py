@@ -1,0 +1,1 @@
+"""The commands. Each composes the configuration, checks it, builds what it names, and runs it."""

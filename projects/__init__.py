@@ -1,0 +1,1 @@
+"""One package a method. A project imports `common`, never another project."""

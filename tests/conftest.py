@@ -1,0 +1,17 @@
+"""Fixtures that more than one folder of tests needs."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+    """Folder of real clips, annotations and tokenizers; the tests that need it skip where it is not there."""
+    folder = Path(os.environ.get("FRAMELAB_MEDIA", ROOT.parent / "shared" / "media"))
+    if not folder.is_dir():
+        pytest.skip(f"no folder of real clips at {folder} (set FRAMELAB_MEDIA)")
+    return folder
