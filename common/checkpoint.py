@@ -1,0 +1,196 @@
+"""Checkpoint files: committed whole, verified before use, found by name.
+
+A checkpoint `step_0000120.ckpt` counts only when its manifest `step_0000120.json` is beside it. The order of a save is:
+temporary name, flush, manifest with size and checksum, rename, `last`, and only then the removal of what it replaces;
+a process killed at any point leaves the newest committed checkpoint intact.
+"""
+
+import json
+import logging
+import os
+import zlib
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.files import atomic_write_text
+
+log = logging.getLogger(__name__)
+FOLDER = "checkpoints"
+CHUNK = 1 << 24
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, or of another model."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is beside each checkpoint. `metrics` holds the latest validation, `score` the objective if it has one."""
+
+    step: int
+    samples: int
+    size: int
+    crc32: int
+    objective: str
+    score: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def commit(temporary: Path, final: Path, manifest: Manifest) -> None:
+    """Turns a written temporary file into the checkpoint `final`, and `last` into a pointer to it."""
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(final)
+    atomic_write_text(final.with_suffix(".json"), json.dumps(asdict(manifest), indent=2) + "\n")
+    atomic_write_text(final.parent / "last", final.name + "\n")
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file."""
+    value = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            value = zlib.crc32(chunk, value)
+    return value
+
+
+def read_manifest(checkpoint: Path) -> Manifest:
+    """The manifest of a checkpoint file."""
+    return Manifest(**json.loads(checkpoint.with_suffix(".json").read_text()))
+
+
+def is_good(checkpoint: Path) -> bool:
+    """Whether a checkpoint is committed and has the size and checksum of its manifest."""
+    if not checkpoint.exists() or not checkpoint.with_suffix(".json").exists():
+        return False
+    manifest = read_manifest(checkpoint)
+    return checkpoint.stat().st_size == manifest.size and checksum(checkpoint) == manifest.crc32
+
+
+def committed(folder: Path) -> list[Path]:
+    """Committed checkpoints of a folder, oldest first (contents not verified)."""
+    return sorted(path for path in folder.glob("step_*.ckpt") if path.with_suffix(".json").exists())
+
+
+def newest_good(folder: Path) -> Path | None:
+    """The newest checkpoint that verifies; damaged newer ones are passed over with a warning."""
+    for path in reversed(committed(folder)):
+        if is_good(path):
+            return path
+        log.warning("%s does not match its manifest; taking the one before", path)
+    return None
+
+
+def best(folder: Path, direction: str) -> Path | None:
+    """The verified checkpoint with the best score, the earlier one of equals; None when none has a score."""
+    scored = [(read_manifest(path).score, path) for path in committed(folder)]
+    ranked = sorted(
+        ((score, path) for score, path in scored if score is not None),
+        key=lambda pair: (pair[0] if direction == "min" else -pair[0], pair[1]),
+    )
+    return next((path for _, path in ranked if is_good(path)), None)
+
+
+def retain(folder: Path, *, keep_last: int, keep_best: int, direction: str) -> list[Path]:
+    """Removes committed checkpoints that are neither among the newest nor among the best.
+
+    Returns:
+        What was removed.
+    """
+    paths = committed(folder)
+    scores = {path: read_manifest(path).score for path in paths}
+    sign = 1 if direction == "min" else -1
+    ranked = sorted((sign * score, path) for path, score in scores.items() if score is not None)
+    kept = {*paths[-keep_last:], *(path for _, path in ranked[:keep_best])}
+    removed = [path for path in paths if path not in kept]
+    for path in removed:
+        path.with_suffix(".json").unlink()  # the manifest first: half a removal is an uncommitted file
+        path.unlink()
+    return removed
+
+
+def locate(ckpt: str, runs: Path) -> Path:
+    """The checkpoint file that a `ckpt=` value means.
+
+    Args:
+        ckpt: `last` or `best` (of the newest run below `runs` that has a checkpoint), a run folder (its newest),
+            `<run folder>/best`, or a checkpoint file.
+        runs: folder of the runs of one family.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    path = Path(ckpt)
+    if path.is_file():
+        if path.with_suffix(".json").exists() and not is_good(path):
+            raise CheckpointError(f"{path} does not match its manifest; it is damaged, choose another checkpoint")
+        return path
+    which = path.name if path.name in ("last", "best") else "last"
+    if ckpt in ("last", "best"):
+        run = _newest_run(runs)
+    else:
+        run = path.parent if path.name in ("last", "best") else path
+    folder = run / FOLDER
+    found = best(folder, _direction(run)) if which == "best" else newest_good(folder)
+    if found is None:
+        raise CheckpointError(f"ckpt={ckpt}: no {'scored ' if which == 'best' else ''}checkpoint in {folder}")
+    return found
+
+
+def _newest_run(runs: Path) -> Path:
+    candidates = sorted(folder.parents[1] for folder in runs.glob(f"**/{FOLDER}/last"))
+    if not candidates:
+        raise CheckpointError(f"no run with a checkpoint below {runs}; leave ckpt out to start one")
+    return max(candidates, key=lambda run: (run / FOLDER / "last").stat().st_mtime_ns)
+
+
+def _direction(run: Path) -> str:
+    return (run / FOLDER / "direction").read_text().strip()
+
+
+def load_file(path: Path) -> dict[str, Any]:
+    """A checkpoint's content on the CPU: tensors and plain containers, never code."""
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    assert isinstance(content, dict)
+    return content
+
+
+def trainable_names(module: nn.Module) -> list[str]:
+    """Names of the parameters that train."""
+    return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+
+
+def load_trained(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Copies trained tensors into a module; each name must exist there with its shape.
+
+    Raises:
+        CheckpointError: lists what the module does not have and what differs in shape.
+    """
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    foreign = sorted(name for name in state if name not in own)
+    differing = [
+        f"{name}: {tuple(value.shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    if foreign or differing:
+        raise CheckpointError(f"{source} is of another model; unknown: {foreign or 'none'}; shapes: {differing or 'equal'}")
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(value)
+
+
+def check_names(expected: Collection[str], found: Collection[str], *, source: str) -> None:
+    """Raises CheckpointError unless a checkpoint holds exactly what trains."""
+    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or extra:
+        raise CheckpointError(
+            f"{source} does not hold what this configuration trains; missing: {missing[:8] or 'none'}; "
+            f"not trained here: {extra[:8] or 'none'}; resume with the configuration of its run folder, "
+            "or start a new run from it with init="
+        )

@@ -1,0 +1,102 @@
+"""The folder of a run: where it is, what it records, and which of two copies of a run may write."""
+
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from common.checkpoint import locate
+from common.files import atomic_write_text
+
+RECORD = "run.json"
+PACKAGES = ("torch", "lightning", "transformers", "hydra-core", "numpy")
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a run: the first has generation 1, every resumption one more."""
+
+    generation: int
+    command: list[str]
+    time: str  # UTC, ISO 8601
+    revision: str | None  # git commit; None outside a checkout
+    dirty: bool | None  # uncommitted changes in tracked files
+    resumed_from: str | None
+    host: str
+    python: str
+    packages: dict[str, str]
+
+
+class StaleRunError(RuntimeError):
+    """A newer copy of this run has started; this one must not write any more."""
+
+
+def run_folder(job: str, outputs: str, name: str, ckpt: str | None) -> str:
+    """Folder of this start: a new one, or for a resumed training the one of its checkpoint.
+
+    Args:
+        job: name of the command (train, evaluate, ...).
+        outputs: root of all runs.
+        name: family of the run.
+        ckpt: as in `common.checkpoint.locate`, or None.
+    """
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
+    if ckpt is None:
+        return str(Path(outputs) / name / (stamp if job == "train" else f"{job}_{stamp}"))
+    run = locate(ckpt, Path(outputs) / name).parents[1]
+    return str(run if job == "train" else run / f"{job}_{stamp}")
+
+
+def begin(run: Path, *, config: str, resumed_from: Path | None, root: Path) -> Start:
+    """Records this start in the run folder and fences off older copies.
+
+    Args:
+        run: the run folder.
+        config: the composed configuration, YAML.
+        resumed_from: checkpoint that the run goes on from.
+        root: the checkout, for its revision.
+    """
+    starts = read_starts(run)
+    revision, dirty = git_state(root)
+    start = Start(
+        generation=len(starts) + 1,
+        command=sys.argv,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        revision=revision,
+        dirty=dirty,
+        resumed_from=str(resumed_from) if resumed_from else None,
+        host=platform.node(),
+        python=platform.python_version(),
+        packages={package: version(package) for package in PACKAGES},
+    )
+    name = "config.yaml" if start.generation == 1 else f"config.{start.generation}.yaml"
+    atomic_write_text(run / name, config)
+    atomic_write_text(run / RECORD, json.dumps([asdict(each) for each in [*starts, start]], indent=2) + "\n")
+    return start
+
+
+def read_starts(run: Path) -> list[Start]:
+    """All starts that a run folder records, oldest first; empty for a new folder."""
+    path = run / RECORD
+    return [Start(**each) for each in json.loads(path.read_text())] if path.exists() else []
+
+
+def refuse_stale(run: Path, generation: int) -> None:
+    """Raises StaleRunError when a newer start of this run is recorded."""
+    newest = len(read_starts(run))
+    if newest > generation:
+        raise StaleRunError(f"{run}: start {newest} has taken this run over; start {generation} stops without writing")
+
+
+def git_state(root: Path) -> tuple[str | None, bool | None]:
+    """Commit of the checkout and whether tracked files differ from it; (None, None) outside git."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    if head.returncode:
+        return None, None
+    status = ["git", "status", "--porcelain", "--untracked-files=no"]
+    changes = subprocess.run(status, cwd=root, capture_output=True, text=True, check=True)
+    return head.stdout.strip(), bool(changes.stdout.strip())
