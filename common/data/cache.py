@@ -1,0 +1,164 @@
+"""Caches of frozen work: tensors in safetensors shards, keyed by content, written atomically, restartable.
+
+A cache folder holds `plan.json` (settings, keys and their division into shards), `shard_00000.safetensors` with
+`shard_00000.json` (checksum, failures) beside each, and `index.json` once all shards are there. A shard is made whole
+or not at all and depends on the plan alone, so a killed and restarted task ends with the same bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from common.checkpoint import checksum
+from common.files import atomic_write_bytes, atomic_write_text, digest
+
+Settings = Mapping[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One entry: its name (a relative path) and the key of its content under the cache's settings."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An entry that could not be made, and why."""
+
+    name: str
+    reason: str
+
+
+class StaleCacheError(ValueError):
+    """A cache was made from other files or with other settings than are asked for."""
+
+
+def key_of(path: Path, *, name: str, settings: Settings) -> str:
+    """Identity of one entry: relative path, size, both ends of the file, and every setting of the transform."""
+    parts = json.dumps([name, digest(path), dict(settings)], sort_keys=True)
+    return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
+
+
+class CacheWriter:
+    """Fills a cache shard by shard; shards that are there are kept."""
+
+    def __init__(self, folder: Path, *, items: Sequence[Item], settings: Settings, shard_size: int) -> None:
+        """
+        Raises:
+            StaleCacheError: the folder holds a cache with another plan.
+        """
+        self.folder = folder
+        self.shards = [list(items[start : start + shard_size]) for start in range(0, len(items), shard_size)]
+        plan = {"settings": dict(settings), "shards": [[asdict(item) for item in shard] for shard in self.shards]}
+        path = folder / "plan.json"
+        if path.exists() and json.loads(path.read_text()) != plan:
+            raise StaleCacheError(
+                f"{folder} holds a cache of other files or settings; remove it or choose another folder"
+            )
+        if not path.exists():
+            atomic_write_text(path, json.dumps(plan))
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are still to be made."""
+        return [number for number in range(len(self.shards)) if not self._record(number).exists()]
+
+    def write(self, number: int, tensors: Mapping[str, Tensor], failures: Sequence[Failure]) -> None:
+        """Commits one shard: {key: tensor} and what failed."""
+        path = self.folder / f"shard_{number:05d}.safetensors"
+        ordered = {item.key: tensors[item.key] for item in self.shards[number] if item.key in tensors}
+        assert len(ordered) + len(failures) == len(self.shards[number]), "an entry neither made nor reported"
+        atomic_write_bytes(path, save(ordered))
+        record = {"crc32": checksum(path), "failures": [asdict(failure) for failure in failures]}
+        atomic_write_text(self._record(number), json.dumps(record))
+
+    def finish(self, *, max_failed: float) -> list[Failure]:
+        """Writes the index and the list of failures.
+
+        Args:
+            max_failed: greatest share of entries that may have failed.
+
+        Raises:
+            ValueError: more failed; the shards stay, so that another try repeats nothing.
+        """
+        assert not self.missing()
+        failures: list[Failure] = []
+        index: dict[str, list[str]] = {}
+        for number, shard in enumerate(self.shards):
+            record = json.loads(self._record(number).read_text())
+            failed = {failure["name"] for failure in record["failures"]}
+            failures += [Failure(**failure) for failure in record["failures"]]
+            file = f"shard_{number:05d}.safetensors"
+            index |= {item.name: [item.key, file] for item in shard if item.name not in failed}
+        atomic_write_text(self.folder / "failures.json", json.dumps([asdict(each) for each in failures], indent=2))
+        entries = len(index) + len(failures)
+        if len(failures) > max_failed * entries:
+            raise ValueError(
+                f"{len(failures)} of {entries} entries failed, more than the allowed share {max_failed}; "
+                f"see {self.folder / 'failures.json'}"
+            )
+        atomic_write_text(self.folder / "index.json", json.dumps(index))
+        return failures
+
+    def _record(self, number: int) -> Path:
+        return self.folder / f"shard_{number:05d}.json"
+
+
+class Cache(Mapping[str, Tensor]):
+    """A finished cache, read by name; tensors come from memory-mapped shards."""
+
+    def __init__(self, folder: Path, *, settings: Settings | None = None) -> None:
+        """
+        Args:
+            folder: of the cache.
+            settings: those that the reader relies on; each must be what the cache was made with.
+
+        Raises:
+            FileNotFoundError: there is no finished cache.
+            StaleCacheError: it was made with other settings.
+        """
+        if not (folder / "index.json").exists():
+            raise FileNotFoundError(f"no finished cache in {folder}; make it with its preparation task")
+        self.folder = folder
+        self._index: dict[str, list[str]] = json.loads((folder / "index.json").read_text())
+        made_with = json.loads((folder / "plan.json").read_text())["settings"]
+        differing = {key: (made_with.get(key), value) for key, value in (settings or {}).items() if made_with.get(key) != value}
+        if differing:
+            raise StaleCacheError(f"{folder} was made with other settings (made with, wanted): {differing}")
+        self._shards: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        key, file = self._index[name]
+        if file not in self._shards:
+            self._shards[file] = safe_open(self.folder / file, framework="pt")
+        tensor: Tensor = self._shards[file].get_tensor(key)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_shards": {}}  # open maps do not travel to loader processes
+
+
+def fill(
+    writer: CacheWriter,
+    *,
+    make: Callable[[Sequence[Item]], tuple[dict[str, Tensor], list[Failure]]],
+    shards: Iterable[int],
+) -> None:
+    """Makes the given shards one after the other."""
+    for number in shards:
+        tensors, failures = make(writer.shards[number])
+        writer.write(number, tensors, failures)

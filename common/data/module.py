@@ -1,0 +1,201 @@
+"""From data sets to loaders: training in the one global order, evaluation sharded over the ranks."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from lightning import LightningDataModule
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from common.data.order import GlobalOrder, MicroBatches
+from common.types import Build, Pick
+
+
+class Rows(Protocol):
+    """What a project's data set offers. It is built once per process, in `setup`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, pick: Pick) -> Any: ...
+
+    def collate(self, samples: list[Any]) -> Any:
+        """Samples of one micro-batch to a batch."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        """Length of each row, for batches of similar length; None where all are alike."""
+
+    @property
+    def weights(self) -> NDArray[np.float64] | None:
+        """What each row counts in the loss; None counts each once."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the rows do."""
+
+
+class StreamData(LightningDataModule):
+    """Loaders over data sets that any project brings.
+
+    Training follows `GlobalOrder` and starts where the restored run stands. Evaluation gives rank r the rows r,
+    r + world, ... once each, longest first.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: Build[Rows],
+        val: Build[Rows],
+        test: Mapping[str, Build[Rows]],
+        predict: Build[Rows],
+        global_batch: int,
+        micro_batch: int,
+        eval_batch: int,
+        seed: int,
+        steps: int | None,
+        epochs: float | None,
+        by_length: bool = True,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        """
+        Args:
+            train: recipe of the training rows.
+            val: recipe of the validation rows.
+            test: recipes of the test rows, by name of the view.
+            predict: recipe of the rows that `generate` answers.
+            global_batch: rows of an optimizer step.
+            micro_batch: rows a device takes at once.
+            eval_batch: the same in evaluation.
+            seed: of the order.
+            steps: optimizer steps; give this or epochs.
+            epochs: passes over the training rows.
+            by_length: make training batches of similar length where the rows have lengths.
+            num_workers: loader processes a rank; 0 loads in the main process.
+            pin_memory: page-locked batches, for a GPU.
+        """
+        super().__init__()
+        if (steps is None) == (epochs is None):
+            raise ValueError(f"give either steps or epochs, not both (steps={steps}, epochs={epochs})")
+        self.recipes = {"train": train, "val": val, "predict": predict}
+        self.test_recipes = dict(test)
+        self.global_batch, self.micro_batch, self.eval_batch = global_batch, micro_batch, eval_batch
+        self.seed, self.steps, self.epochs, self.by_length = seed, steps, epochs, by_length
+        self.num_workers, self.pin_memory = num_workers, pin_memory
+        self._built: dict[str, Rows] = {}
+        self._first_step = 0
+
+    def rows(self, split: str) -> Rows:
+        """The data set of a split (`train`, `val`, `predict`, or `test/<view>`), built on first use."""
+        if split not in self._built:
+            view = split.removeprefix("test/")
+            self._built[split] = self.test_recipes[view]() if split.startswith("test/") else self.recipes[split]()
+        return self._built[split]
+
+    def num_steps(self) -> int:
+        """Optimizer steps of the run: given, or the passes over the training rows, rounded up."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return math.ceil(self.epochs * len(self.rows("train")) / self.global_batch)
+
+    def samples(self, step: int) -> int:
+        """Rows seen after `step` optimizer steps."""
+        return step * self.global_batch
+
+    def setup(self, stage: str) -> None:
+        for split in {"fit": ("train", "val"), "validate": ("val",), "predict": ("predict",)}.get(stage, ()):
+            self.rows(split)
+
+    # Loaders
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        rows = self.rows("train")
+        order = GlobalOrder(
+            rows=len(rows),
+            global_batch=self.global_batch,
+            steps=self.num_steps(),
+            seed=self.seed,
+            lengths=rows.lengths if self.by_length else None,
+        )
+        trainer = self._trainer()
+        batches = MicroBatches(
+            order,
+            micro=self.micro_batch,
+            accumulate=trainer.accumulate_grad_batches,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+            weights=rows.weights,
+            first_step=self._first_step,
+        )
+        return self._loader(rows, batches)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> dict[str, DataLoader[Any]]:
+        return {view: self._evaluation(f"test/{view}") for view in self.test_recipes}
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self._evaluation("predict", by_length=False)
+
+    def _evaluation(self, split: str, *, by_length: bool = True) -> DataLoader[Any]:
+        rows = self.rows(split)
+        trainer = self._trainer()
+        lengths = rows.lengths if by_length else None
+        return self._loader(
+            rows, EvaluationBatches(len(rows), lengths, self.eval_batch, trainer.global_rank, trainer.world_size)
+        )
+
+    def _loader(self, rows: Rows, batches: Sampler[list[Pick]]) -> DataLoader[Any]:
+        assert isinstance(rows, Dataset)
+        return DataLoader(
+            rows,
+            batch_sampler=batches,
+            collate_fn=rows.collate,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _trainer(self) -> Any:
+        assert self.trainer is not None, "loaders are made by a Trainer"
+        return self.trainer
+
+    # Resumption
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"samples": self.samples(self._trainer().global_step), "order": self._order_id()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["order"] != self._order_id():
+            raise ValueError(
+                "the training rows, their order or the number of steps are not those of the run that is resumed; "
+                "use its data, seed, steps and batch.global, or start a new run from its weights with init="
+            )
+        samples = state_dict["samples"]
+        assert samples % self.global_batch == 0, (samples, self.global_batch)
+        self._first_step = samples // self.global_batch
+
+    def _order_id(self) -> str:
+        rows = self.rows("train")
+        parts = (rows.fingerprint, len(rows), self.seed, self.global_batch, self.num_steps(), self.by_length)
+        return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+
+
+class EvaluationBatches(Sampler[list[Pick]]):
+    """Rows rank, rank + world, ..., each once, longest first."""
+
+    def __init__(self, rows: int, lengths: NDArray[np.int64] | None, batch: int, rank: int, world: int) -> None:
+        ids = np.arange(rows) if lengths is None else np.argsort(-lengths, kind="stable")
+        self.ids, self.batch = ids[rank::world], batch
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.ids) / self.batch)
+
+    def __iter__(self) -> Iterator[list[Pick]]:
+        for start in range(0, len(self.ids), self.batch):
+            yield [Pick(int(row), int(row), 1.0) for row in self.ids[start : start + self.batch]]
