@@ -1,0 +1,98 @@
+"""Text about a scene: captions, and questions with their answers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.shapes_world.scene import AXES, COLOURS, SHAPES, Scene, Thing, generator
+
+TYPES = ("colour", "shape", "count", "direction", "order")
+OPTIONS = {"colour": len(COLOURS), "shape": len(SHAPES), "count": 2, "direction": 2, "order": 2}
+NUMBERS = ("one", "two")
+ROWS = ("top", "upper", "lower", "bottom")
+COLUMNS = ("far left", "left", "right", "far right")
+
+QUESTIONS = {
+    "colour": ("What colour is the {thing}?", "Which colour does the {thing} have?"),
+    "shape": ("What shape is the {thing}?", "Which shape does the {thing} have?"),
+    "count": ("How many objects are there?", "How many objects does the video show?"),
+    "direction": ("Does the {thing} move {a} or {b}?", "Which way does the {thing} go, {a} or {b}?"),
+    "appear": ("Which appears first, the {a} or the {b}?", "Does the {a} or the {b} appear first?"),
+    "vanish": ("Which vanishes first, the {a} or the {b}?", "Does the {a} or the {b} vanish first?"),
+}
+STATIC_SHARE = 0.5  # of the clips that get a question of each of the types colour, shape, count
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about one scene.
+
+    Attributes:
+        type: one of `TYPES`.
+        question: what is asked.
+        answer: the one right answer, word for word.
+        novel: whether it concerns an object whose colour and shape never go together in training.
+    """
+
+    type: str
+    question: str
+    answer: str
+    novel: bool
+
+    @property
+    def options(self) -> int:
+        """From how many answers one guesses who sees the question but not the video."""
+        return OPTIONS[self.type]
+
+
+def place(x: float, y: float, *, size: int) -> str:
+    """Cell of a 4x4 grid that holds a position: "top far left", "lower right"."""
+    return f"{ROWS[int(y * len(ROWS) / size)]} {COLUMNS[int(x * len(COLUMNS) / size)]}"
+
+
+def caption(scene: Scene) -> str:
+    """One sentence: what is there, how it moves, and what comes first."""
+    text = " and ".join(f"a {thing.name} moves {thing.direction}" for thing in scene.things)
+    if len(scene.things) == 1:
+        return text
+    return f"{text}; the {earlier(scene).name} appears first"
+
+
+def earlier(scene: Scene) -> Thing:
+    """Of two things, the one that appears first; as both are visible for equally long, it also vanishes first."""
+    return min(scene.things, key=lambda thing: thing.first)
+
+
+def questions(scene: Scene, *, seed: int) -> list[Question]:
+    """The questions about one scene, a function of (seed, split, index).
+
+    Direction is asked of every clip and order of every clip with two objects; colour, shape and count of half of them.
+    """
+    rng = generator(seed, scene.split, scene.index, 1)
+    asked = [kind for kind in ("colour", "shape", "count") if rng.random() < STATIC_SHARE] + ["direction"]
+    if len(scene.things) == 2:
+        asked.append("order")
+    return [_ask(kind, scene, rng) for kind in asked]
+
+
+def _ask(kind: str, scene: Scene, rng: np.random.Generator) -> Question:
+    thing = scene.things[int(rng.integers(len(scene.things)))]
+    if kind == "order":
+        return _ask_order(scene, rng)
+    wording = QUESTIONS[kind][int(rng.integers(2))]
+    if kind == "count":
+        return Question(kind, wording, NUMBERS[len(scene.things) - 1], scene.held_out)
+    if kind == "direction":
+        options = AXES[0] if thing.direction in AXES[0] else AXES[1]
+        a, b = (options[i] for i in rng.permutation(2))
+        return Question(kind, wording.format(thing=thing.name, a=a, b=b), thing.direction, thing.held_out)
+    # The question names the other attribute: two things never share one.
+    named, answer = (thing.shape, thing.colour) if kind == "colour" else (f"{thing.colour} object", thing.shape)
+    return Question(kind, wording.format(thing=named), answer, thing.held_out)
+
+
+def _ask_order(scene: Scene, rng: np.random.Generator) -> Question:
+    event = ("appear", "vanish")[int(rng.integers(2))]
+    wording = QUESTIONS[event][int(rng.integers(2))]
+    a, b = (scene.things[i].name for i in rng.permutation(2))
+    return Question("order", wording.format(a=a, b=b), f"the {earlier(scene).name}", scene.held_out)
