@@ -118,8 +118,8 @@ def locate(ckpt: str, runs: Path) -> Path:
     """The checkpoint file that a `ckpt=` value means.
 
     Args:
-        ckpt: `last` or `best` (of the newest run below `runs` that has a checkpoint), a run folder (its newest),
-            `<run folder>/best`, or a checkpoint file.
+        ckpt: `last` or `best` (of the newest run below `runs` that has a checkpoint), a run folder or a folder of
+            runs (its newest), either with `/best` behind it, or a checkpoint file.
         runs: folder of the runs of one family.
 
     Raises:
@@ -135,6 +135,7 @@ def locate(ckpt: str, runs: Path) -> Path:
         run = _newest_run(runs)
     else:
         run = path.parent if path.name in ("last", "best") else path
+        run = run if (run / FOLDER).is_dir() else _newest_run(run)
     folder = run / FOLDER
     found = best(folder, _direction(run)) if which == "best" else newest_good(folder)
     if found is None:

@@ -4,10 +4,12 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from common.checkpoint import locate
 from common.files import atomic_write_text
@@ -100,3 +102,30 @@ def git_state(root: Path) -> tuple[str | None, bool | None]:
     status = ["git", "status", "--porcelain", "--untracked-files=no"]
     changes = subprocess.run(status, cwd=root, capture_output=True, text=True, check=True)
     return head.stdout.strip(), bool(changes.stdout.strip())
+
+
+SCIENCE = ("seed", "model", "batch.global", "steps", "epochs", "init")
+
+
+def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raises ValueError where a resumed run is asked to be another experiment; hardware and logging may change."""
+    before, after = flatten(old), flatten(new)
+    changed = sorted(
+        key
+        for key in before.keys() | after.keys()
+        if any(key == name or key.startswith(name + ".") for name in SCIENCE) and before.get(key) != after.get(key)
+    )
+    if changed:
+        details = ", ".join(f"{key} was {before.get(key)}, is {after.get(key)}" for key in changed[:5])
+        raise ValueError(f"this run was started with other settings: {details}; give them again, or use init= instead of ckpt=")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as {dotted key: value}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

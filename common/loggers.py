@@ -1,0 +1,81 @@
+"""The metrics file of a run: append-only, one value a line, the truth that trackers mirror."""
+
+import csv
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+COLUMNS = ("step", "name", "value", "time")
+
+
+class MetricsFile(Logger):
+    """Writes `metrics.csv` in long form: step, name, value (full precision), Unix time.
+
+    A resumed run appends; rows of steps that it repeats come later in the file, and `read_metrics` takes the last.
+    """
+
+    def __init__(self, *, run: str) -> None:
+        """
+        Args:
+            run: the run folder.
+        """
+        super().__init__()
+        self.path = Path(run) / "metrics.csv"
+        self._file: TextIO | None = None
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return self.path.parent.name
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the composed configuration is a file of the run folder."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Appends a line for each metric and flushes, so that a killed run keeps them."""
+        if self._file is None:
+            self._file = self._open()
+        writer = csv.writer(self._file)
+        now = f"{time.time():.3f}"
+        writer.writerows([step, name, repr(float(value)), now] for name, value in metrics.items() if name != "epoch")
+        self._file.flush()
+
+    def _open(self) -> TextIO:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_partial_line(self.path)
+        file = open(self.path, "a", newline="")  # noqa: SIM115 -- kept open for the run, closed in finalize
+        if file.tell() == 0:
+            csv.writer(file).writerow(COLUMNS)
+        return file
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _drop_partial_line(path: Path) -> None:
+    """Cuts what a killed process left of its last line."""
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
+def read_metrics(path: Path) -> dict[str, dict[int, float]]:
+    """{name: {step: value}} of a metrics file; of a repeated step the latest row counts."""
+    table: dict[str, dict[int, float]] = {}
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            table.setdefault(row["name"], {})[int(row["step"])] = float(row["value"])
+    return table

@@ -1,0 +1,93 @@
+"""What every command shares: hydra's entry with readable errors, and the preparation that a configuration needs."""
+
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from filelock import FileLock
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from common.checkpoint import CheckpointError
+from common.config import CONF, ConfigError, build, check, config_keys, register
+
+log = logging.getLogger(__name__)
+EXPECTED = (HydraException, OmegaConfBaseException, ConfigError, CheckpointError)
+
+
+def run(function: Callable[[DictConfig], Any], *, config_name: str) -> None:
+    """Composes `config_name` with the command line and calls `function`; a configuration error ends in one message."""
+    register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; those of the configuration are explained below
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(function)()
+    except EXPECTED as error:
+        sys.exit(f"error: {explain(error, config_name)}")
+
+
+def explain(error: BaseException, config_name: str) -> str:
+    """The message of an error with the nearest names that exist."""
+    if isinstance(error, MissingConfigException) and error.options:
+        wanted = str(error.missing_cfg_file).rsplit("/", 1)[-1]
+        near = difflib.get_close_matches(wanted, error.options, n=3, cutoff=0.5)
+        return f"no {error.missing_cfg_file}; {_either(near, error.options)}"
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
+    unknown = re.search(r"[Cc]ould not override '([^']+)'|Key '([^']+)' (?:is )?not in", f"{error} {cause}")
+    if unknown is None:
+        return f"{error}" if cause is error else f"{error} ({cause})"
+    key = unknown.group(1) or unknown.group(2)
+    known = known_keys(config_name, without=key)
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    siblings = [each for each in known if each.rpartition(".")[0] == key.rpartition(".")[0]]
+    return f"no key {key}; {_either(near, siblings)}"
+
+
+def _either(near: Sequence[str], known: Sequence[str]) -> str:
+    return f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(sorted(known))}"
+
+
+def known_keys(config_name: str, *, without: str) -> list[str]:
+    """Keys of the configuration that the command line means, less its override of `without`."""
+    overrides = [
+        argument for argument in sys.argv[1:] if "=" in argument and argument.lstrip("+~").partition("=")[0] != without
+    ]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose(config_name, overrides=[each for each in overrides if not each.startswith("hydra")])
+    return list(config_keys(cfg))
+
+
+def prepare(needs: Sequence[Sequence[str]], *, paths: DictConfig) -> None:
+    """Runs the preparation tasks that a run names, in order, once, while other processes wait.
+
+    Args:
+        needs: for each task the overrides that select it, such as ["task=shapes"].
+        paths: of the run; the tasks get the same.
+    """
+    data = Path(paths.data)
+    data.mkdir(parents=True, exist_ok=True)
+    with FileLock(data / ".prepare.lock"):
+        for overrides in needs:
+            cfg = hydra.compose("prepare", overrides=[*overrides, f"paths.data={paths.data}"])
+            run_task(cfg)
+
+
+def run_task(cfg: DictConfig) -> Any:
+    """Checks and runs one preparation task; the task itself returns at once when its result is there."""
+    check(cfg)
+    figures = build(cfg.task)
+    log.info("%s: %s", cfg.task._target_.rpartition(".")[2], figures)
+    return figures
+
+
+def as_yaml(cfg: DictConfig) -> str:
+    """The composed configuration with interpolations resolved, as it is kept in the run folder."""
+    return OmegaConf.to_yaml(cfg, resolve=True)

@@ -1,0 +1,50 @@
+"""python -m launchers.evaluate [experiment=<name>] ckpt=last: score a checkpoint, its views, and what it is compared with."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from common.config import ROOT, build, check, plain
+from common.files import atomic_write_text
+from common.metrics.table import Report, as_json, show
+from common.run import git_state
+from launchers.command import prepare, run
+from launchers.trained import checkpoint_of, trained_module
+
+log = logging.getLogger(__name__)
+
+
+def main(cfg: DictConfig) -> None:
+    """Tests the checkpoint on every view and each row of `compare` on the first, then prints and keeps one table."""
+    check(cfg)
+    checkpoint = checkpoint_of(cfg, cfg.ckpt)
+    compared = {name: checkpoint_of(cfg, ckpt) for name, ckpt in cfg.compare.items()}
+    prepare(cfg.prepare, paths=cfg.paths)
+    report = test(cfg, checkpoint, views=None)
+    for name, other in compared.items():
+        first = next(iter(cfg.data.test))
+        report[name] = test(cfg, other, views=[first])[first]
+    show(report, title=str(checkpoint or "untrained"))
+    path = Path(cfg.paths.run) / "metrics.json"
+    revision, dirty = git_state(ROOT)
+    record = {"checkpoint": str(checkpoint), "revision": revision, "dirty": dirty, "rows": as_json(report), "config": plain(cfg)}
+    atomic_write_text(path, json.dumps(record, indent=2) + "\n")
+    log.info("wrote %s", path)
+
+
+def test(cfg: DictConfig, checkpoint: Path | None, *, views: list[str] | None) -> Report:
+    """The report of one checkpoint, on all views or on some."""
+    node: dict[str, Any] = plain(cfg)["data"]
+    if views is not None:
+        node["test"] = {view: node["test"][view] for view in views}
+    module, data = trained_module(cfg, checkpoint), build(node)
+    trainer = build(cfg.trainer, logger=False, callbacks=None, enable_progress_bar=False)
+    trainer.test(module, datamodule=data, verbose=False)
+    return {row: dict(columns) for row, columns in module.report().items()}
+
+
+if __name__ == "__main__":
+    run(main, config_name="config")

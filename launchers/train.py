@@ -1,0 +1,64 @@
+"""python -m launchers.train [experiment=<name>] [hardware=<name>] [key=value ...]: train, or go on with ckpt=last."""
+
+import os
+from pathlib import Path
+
+import yaml
+from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from common.callbacks.checkpointing import Checkpointing
+from common.checkpoint import load_file, load_trained, locate
+from common.config import ROOT, build, check, plain
+from common.run import begin, refuse_changes
+from launchers.command import as_yaml, prepare, run
+
+TOLD = "FRAMELAB_CKPT"  # the checkpoint that rank 0 chose, for the processes it starts
+
+
+def main(cfg: DictConfig) -> float | None:
+    """Trains and returns the objective of the last validation."""
+    check(cfg)
+    folder = Path(cfg.paths.run)
+    ckpt = resumed(cfg)
+    if ckpt is not None:
+        refuse_changes(yaml.safe_load((folder / "config.yaml").read_text()), plain(cfg))
+    prepare(cfg.prepare, paths=cfg.paths)
+    seed_everything(cfg.seed, verbose=False)
+    data, module = build(cfg.data), build(cfg.model)
+    trainer = build(cfg.trainer, max_steps=data.num_steps())
+    if rank_zero_only.rank == 0:
+        start = begin(folder, config=as_yaml(cfg), resumed_from=ckpt, root=ROOT)
+        fence(trainer, start.generation)
+    if cfg.init is not None and ckpt is None:
+        initialise(module, locate(cfg.init, Path(cfg.paths.outputs) / cfg.name))
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
+    value = trainer.callback_metrics.get(cfg.objective)
+    return None if value is None else float(value)
+
+
+def resumed(cfg: DictConfig) -> Path | None:
+    """The checkpoint to go on from, decided by rank 0 alone."""
+    if cfg.ckpt is None:
+        return None
+    if rank_zero_only.rank == 0:
+        os.environ[TOLD] = str(locate(cfg.ckpt, Path(cfg.paths.outputs) / cfg.name))
+    return Path(os.environ[TOLD])
+
+
+def fence(trainer: Trainer, generation: int) -> None:
+    """Lets the callback that saves know which start of the run this is."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Checkpointing):
+            callback.generation = generation
+
+
+def initialise(module: LightningModule, ckpt: Path) -> None:
+    """Starts from the trained weights of another run."""
+    module.configure_model()
+    load_trained(module, load_file(ckpt)["state_dict"], source=str(ckpt))
+
+
+if __name__ == "__main__":
+    run(main, config_name="config")
