@@ -1,1 +1,1 @@
-"""The built-in data set: coloured shapes that move, as real H.264 video, with text whose truth is known exactly."""
+"""The built-in data set: coloured shapes that move, as H.264 video, with text whose truth is known."""

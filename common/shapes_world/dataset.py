@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from common.files import atomic_write_text, write_jsonl
-from common.shapes_world.edits import draw_edits
 from common.shapes_world.language import TYPES, caption, questions
-from common.shapes_world.media import Item, Look, write_missing
+from common.shapes_world.media import Item, Look, draw_history, write_missing
 from common.shapes_world.pairs import draw_pair
 from common.shapes_world.scene import SPLITS, Scene, draw_scene
 
 FORMAT = 1  # of the files; raise it when the same settings give other files
-MEDIA = {"chat": "clips", "captions": "clips", "edits": "edits", "pairs": "pairs"}  # which media each part needs
+# Which media each part needs.
+MEDIA = {"chat": "clips", "captions": "clips", "edits": "edits", "pairs": "pairs"}
 Row = dict[str, Any]
 
 
@@ -36,8 +36,8 @@ def write(
 ) -> dict[str, int]:
     """Writes the asked parts of the data set, or what is still missing of them.
 
-    Item i of a split is a function of (seed, split, i) and of the sizes below alone. Files that are there are kept, so
-    a run that was killed goes on where it stopped and ends with the same bytes.
+    Item i of a split is a function of (seed, split, i) and of the sizes below alone. Files that are there are
+    kept, so a run that was killed goes on where it stopped and ends with the same bytes.
 
     Args:
         root: folder of the data set.
@@ -67,7 +67,10 @@ def write(
     manifest = _open_manifest(root, {"format": FORMAT, **asdict(look), **counts})
     kinds = [kind for kind in counts if any(MEDIA[part] == kind for part in parts)]
     items = [
-        Item(kind, root, split, index) for kind in kinds for split in SPLITS for index in range(counts[kind][split])
+        Item(kind, root, split, index)
+        for kind in kinds
+        for split in SPLITS
+        for index in range(counts[kind][split])
     ]
     written = write_missing(items, look, workers=workers)
     if "clips" in kinds and not (root / "clips.jsonl").exists():
@@ -87,11 +90,12 @@ def _check(parts: Sequence[str], counts: Mapping[str, Mapping[str, int]]) -> Non
         raise ValueError(f"parts must be some of {list(MEDIA)}, not {list(parts)}")
     for key, by_split in counts.items():
         if sorted(by_split) != sorted(SPLITS) or min(by_split.values()) < 0:
-            raise ValueError(f"{key} must give a number >= 0 for each of {list(SPLITS)}, not {dict(by_split)}")
+            asked = dict(by_split)
+            raise ValueError(f"{key} must give a number >= 0 for each of {list(SPLITS)}, not {asked}")
 
 
 def _open_manifest(root: Path, settings: Row) -> Row:
-    """The manifest of `root`; a new one is saved before any other file, so that a killed run is also recognised."""
+    """The manifest of `root`; a new one is saved before any other file: a killed run is recognised too."""
     path = root / "manifest.json"
     if not path.exists():
         if root.is_dir() and any(root.iterdir()):
@@ -162,11 +166,12 @@ def _chat(look: Look, split: str, index: int) -> list[Row]:
 
 def _captions(look: Look, split: str, index: int) -> list[Row]:
     scene = _scene(look, split, index)
-    return [{"id": scene.id, "video": f"clips/{scene.id}.mp4", "caption": caption(scene), "novel": scene.held_out}]
+    video = f"clips/{scene.id}.mp4"
+    return [{"id": scene.id, "video": video, "caption": caption(scene), "novel": scene.held_out}]
 
 
 def _edits(look: Look, split: str, index: int) -> list[Row]:
-    edits = draw_edits(seed=look.seed, split=split, index=index, size=look.size, frames=look.history, lead=look.lead)
+    edits = draw_history(look, split, index)
     *targets, history = Item("edits", Path(), split, index).names
     return [
         {

@@ -1,7 +1,7 @@
 """Instruction-guided prediction: a history of frames, an instruction, and the frame that follows from both.
 
-One history comes with two instructions that lead to two different futures, and each future depends on how the object
-moved: the last frame alone does not tell it.
+One history comes with two instructions that lead to two different futures, and each future depends on how the
+object moved: the last frame alone does not tell it.
 """
 
 from dataclasses import dataclass, replace
@@ -58,7 +58,8 @@ class Edit:
     @property
     def novel(self) -> bool:
         """Whether the history or the target shows a pair of colour and shape that training never shows."""
-        return not HELD_OUT.isdisjoint({(self.thing.colour, self.thing.shape), (self.colour, self.thing.shape)})
+        shown = {(colour, self.thing.shape) for colour in (self.thing.colour, self.colour)}
+        return not HELD_OUT.isdisjoint(shown)
 
     def history(self, *, size: int) -> NDArray[np.uint8]:
         """Frames of the history: uint8 RGB (frames, size, size, 3)."""
@@ -67,7 +68,8 @@ class Edit:
     def target(self, *, size: int) -> NDArray[np.uint8]:
         """The frame to predict: uint8 RGB (size, size, 3)."""
         ahead = -self.lead if self.kind == "return" else self.lead
-        return self._draw(replace(self.thing, colour=self.colour), np.array([self.frames - 1.0 + ahead]), size)[0]
+        time = np.array([self.frames - 1.0 + ahead])
+        return np.asarray(self._draw(replace(self.thing, colour=self.colour), time, size)[0])
 
     def _draw(self, thing: Thing, time: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
         canvas = np.full((len(time), size, size, 3), float(self.background))
@@ -94,12 +96,21 @@ def draw_edits(*, seed: int, split: str, index: int, size: int, frames: int, lea
     along, across = float(rng.uniform(0, size)), float(rng.uniform(radius, size - radius))
     x, y = (along, across) if DIRECTIONS[direction][0] else (across, along)
     speed = float(rng.uniform(*SPEED)) * size
-    thing = Thing(colour, shape, round(radius, 2), round(x, 2), round(y, 2), direction, round(speed, 3), 0, frames)
+    thing = Thing(
+        colour=colour,
+        shape=shape,
+        radius=round(radius, 2),
+        x=round(x, 2),
+        y=round(y, 2),
+        direction=direction,
+        speed=round(speed, 3),
+        first=0,
+        end=frames,
+    )
     background = int(rng.integers(*BACKGROUND))
     others = [c for c in COLOURS if c != colour and (allowed or (c, shape) not in HELD_OUT)]
     recoloured = others[int(rng.integers(len(others)))]
     kinds = [tuple(INSTRUCTIONS)[i] for i in rng.permutation(len(INSTRUCTIONS))[:2]]
-    first, second = (
-        Edit(thing, background, kind, recoloured if kind == "recolour" else colour, frames, lead) for kind in kinds
-    )
+    colours = {"recolour": recoloured}
+    first, second = (Edit(thing, background, k, colours.get(k, colour), frames, lead) for k in kinds)
     return first, second

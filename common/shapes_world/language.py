@@ -59,14 +59,14 @@ def caption(scene: Scene) -> str:
 
 
 def earlier(scene: Scene) -> Thing:
-    """Of two things, the one that appears first; as both are visible for equally long, it also vanishes first."""
+    """Of two things, the one that appears first; visible for as long, it vanishes first too."""
     return min(scene.things, key=lambda thing: thing.first)
 
 
 def questions(scene: Scene, *, seed: int) -> list[Question]:
     """The questions about one scene, a function of (seed, split, index).
 
-    Direction is asked of every clip and order of every clip with two objects; colour, shape and count of half of them.
+    Direction is asked of every clip and order of every clip with two objects; the rest of half of them.
     """
     rng = generator(seed, scene.split, scene.index, 1)
     asked = [kind for kind in ("colour", "shape", "count") if rng.random() < STATIC_SHARE] + ["direction"]
@@ -87,7 +87,9 @@ def _ask(kind: str, scene: Scene, rng: np.random.Generator) -> Question:
         a, b = (options[i] for i in rng.permutation(2))
         return Question(kind, wording.format(thing=thing.name, a=a, b=b), thing.direction, thing.held_out)
     # The question names the other attribute: two things never share one.
-    named, answer = (thing.shape, thing.colour) if kind == "colour" else (f"{thing.colour} object", thing.shape)
+    named, answer = (
+        (thing.shape, thing.colour) if kind == "colour" else (f"{thing.colour} object", thing.shape)
+    )
     return Question(kind, wording.format(thing=named), answer, thing.held_out)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from common.files import atomic_write_bytes
 from common.progress import track
-from common.shapes_world.edits import draw_edits
+from common.shapes_world.edits import Edit, draw_edits
 from common.shapes_world.pairs import draw_pair
 from common.shapes_world.render import render
 from common.shapes_world.scene import draw_scene
@@ -25,7 +25,7 @@ FEW = 64  # items that are not worth starting processes for
 
 @dataclass(frozen=True)
 class Look:
-    """What the media have in common: side in pixels, frames a clip and a second, x264's quality, history and lead."""
+    """What the media have in common; the arguments of `dataset.write` of the same names."""
 
     seed: int
     size: int
@@ -62,7 +62,7 @@ def write_missing(items: Sequence[Item], look: Look, *, workers: int | None = No
     Args:
         items: what must be there.
         look: how it looks.
-        workers: processes; by default as many as this process has processors. The result does not depend on it.
+        workers: processes; by default one for each processor. The result does not depend on it.
 
     Returns:
         How many items were written now.
@@ -80,7 +80,8 @@ def write_missing(items: Sequence[Item], look: Look, *, workers: int | None = No
     # Not fork: the caller may hold threads (torch) that a forked child would wait for.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        for _ in track(pool.map(_write, jobs, chunksize=16), description="drawing and encoding", total=len(jobs)):
+        results = pool.map(_write, jobs, chunksize=16)
+        for _ in track(results, description="drawing and encoding", total=len(jobs)):
             pass
     return len(jobs)
 
@@ -91,8 +92,7 @@ def _one_thread() -> None:
 
 def _write(job: tuple[Item, Look]) -> None:
     item, look = job
-    write: dict[str, Callable[[Item, Look], None]] = {"clips": _write_clip, "edits": _write_edits, "pairs": _write_pair}
-    write[item.kind](item, look)
+    WRITERS[item.kind](item, look)
 
 
 def _write_clip(item: Item, look: Look) -> None:
@@ -101,9 +101,7 @@ def _write_clip(item: Item, look: Look) -> None:
 
 
 def _write_edits(item: Item, look: Look) -> None:
-    edits = draw_edits(
-        seed=look.seed, split=item.split, index=item.index, size=look.size, frames=look.history, lead=look.lead
-    )
+    edits = draw_history(look, item.split, item.index)
     for name, edit in zip(item.names[:2], edits, strict=True):
         _write_png(item.root / name, edit.target(size=look.size))
     write_h264(item.root / item.names[2], edits[0].history(size=look.size), fps=look.fps, crf=look.crf)
@@ -115,7 +113,21 @@ def _write_pair(item: Item, look: Look) -> None:
         _write_png(item.root / name, picture)
 
 
+def draw_history(look: Look, split: str, index: int) -> tuple[Edit, Edit]:
+    """The two edits of one history in this look."""
+    return draw_edits(
+        seed=look.seed, split=split, index=index, size=look.size, frames=look.history, lead=look.lead
+    )
+
+
 def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
     atomic_write_bytes(path, buffer.getvalue())
+
+
+WRITERS: dict[str, Callable[[Item, Look], None]] = {
+    "clips": _write_clip,
+    "edits": _write_edits,
+    "pairs": _write_pair,
+}

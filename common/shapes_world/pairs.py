@@ -1,4 +1,4 @@
-"""Two pictures that differ in exactly one visual detail, with a caption each: can an encoder tell them apart?"""
+"""Two pictures that differ in exactly one visual detail, with a caption each: does an encoder see it?"""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,15 @@ from numpy.typing import NDArray
 
 from common.shapes_world.language import COLUMNS, NUMBERS, place
 from common.shapes_world.render import paint, to_uint8
-from common.shapes_world.scene import BACKGROUND, COLOURS, HELD_OUT, RADIUS, SHAPES, Thing, draw_pairs, generator
+from common.shapes_world.scene import (
+    BACKGROUND,
+    COLOURS,
+    RADIUS,
+    SHAPES,
+    Thing,
+    draw_pairs,
+    generator,
+)
 
 DETAILS = ("position", "mirror", "colour", "shape", "size", "count")
 Picture = tuple[Thing, ...]
@@ -42,7 +50,7 @@ class Pair:
         for thing in picture:
             scaled = replace(thing, radius=thing.radius * size)
             paint(canvas, scaled, (np.array([thing.x * size]), np.array([thing.y * size])))
-        return to_uint8(canvas)[0]
+        return np.asarray(to_uint8(canvas)[0])
 
 
 def describe(picture: Picture, *, size: int = 1) -> str:
@@ -78,10 +86,12 @@ def _changed(thing: Thing, detail: str, rng: np.random.Generator, allowed: bool)
     if detail == "size":
         return (replace(thing, radius=RADIUS[0] + RADIUS[1] - thing.radius),)
     if detail in ("colour", "shape"):
-        names = [name for name in (COLOURS if detail == "colour" else SHAPES) if name != getattr(thing, detail)]
-        others = [replace(thing, **{detail: name}) for name in names]
-        seen = [other for other in others if allowed or (other.colour, other.shape) not in HELD_OUT]
-        return (seen[int(rng.integers(len(seen)))],)
+        if detail == "colour":
+            others = [replace(thing, colour=colour) for colour in COLOURS if colour != thing.colour]
+        else:
+            others = [replace(thing, shape=shape) for shape in SHAPES if shape != thing.shape]
+        shown = [other for other in others if allowed or not other.held_out]
+        return (shown[int(rng.integers(len(shown)))],)
     while True:  # position: another cell; count: a second object that does not touch the first
         other = replace(thing, x=_inside(rng), y=_inside(rng))
         far = np.hypot(other.x - thing.x, other.y - thing.y) > 2.2 * thing.radius
@@ -90,6 +100,6 @@ def _changed(thing: Thing, detail: str, rng: np.random.Generator, allowed: bool)
 
 
 def _inside(rng: np.random.Generator) -> float:
-    """A coordinate at which the largest object is whole and that is clearly in a left or right (upper or lower) half."""
+    """A coordinate at which the largest object is whole, clear of the line between the halves."""
     value = float(rng.uniform(RADIUS[1], 0.5 - 1 / (4 * len(COLUMNS))))
     return round(value if rng.random() < 0.5 else 1 - value, 4)

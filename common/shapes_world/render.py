@@ -12,7 +12,7 @@ def render(scene: Scene) -> NDArray[np.uint8]:
     """All frames of a scene: uint8 RGB (T, H, W, 3)."""
     canvas = np.full((scene.frames, scene.size, scene.size, 3), float(scene.background))
     for thing in scene.things:
-        time = np.arange(thing.first, thing.end)
+        time = np.arange(thing.first, thing.end, dtype=np.float64)
         paint(canvas[thing.first : thing.end], thing, thing.position(time, size=scene.size))
     return to_uint8(canvas)
 
@@ -41,7 +41,7 @@ def coverage(shape: str, radius: float, centre: tuple[Array, Array], *, size: in
 def signed_distance(shape: str, x: Array, y: Array, radius: float) -> Array:
     """Distance to the edge in pixels (negative inside; outside of corners only a lower bound).
 
-    The four shapes differ in outline and in where they are empty, so that 64 pixels suffice to tell them apart.
+    The four shapes differ in outline and in where they are empty: 64 pixels suffice to tell them apart.
     """
     if shape == "square":
         return np.maximum(abs(x), abs(y)) - 0.82 * radius
@@ -49,7 +49,8 @@ def signed_distance(shape: str, x: Array, y: Array, radius: float) -> Array:
         return np.maximum(abs(x) * 0.866 - y * 0.5, y) - 0.5 * radius
     if shape == "cross":
         arm = 0.3 * radius
-        return np.minimum(np.maximum(abs(x) - radius, abs(y) - arm), np.maximum(abs(x) - arm, abs(y) - radius))
+        lying, standing = np.maximum(abs(x) - radius, abs(y) - arm), np.maximum(abs(x) - arm, abs(y) - radius)
+        return np.minimum(lying, standing)
     assert shape == "ring", f"{shape} is not one of {SHAPES}"
     return abs(np.hypot(x, y) - 0.78 * radius) - 0.22 * radius
 

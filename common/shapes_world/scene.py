@@ -1,9 +1,9 @@
 """What happens in one clip: which objects, where they start, how they move, when they are visible.
 
-The picture is a torus: what leaves on one side enters on the other. Positions are uniform on it, so neither the
-start, nor the mean, nor any single frame tells a direction (with walls that is impossible: an object that starts
-at the left edge can only move right). Every choice is also symmetric under reversal of time, so frames without
-their order tell neither a direction nor which of two objects came first.
+The picture is a torus: what leaves on one side enters on the other. Positions along a motion are uniform on
+it, so neither the start, nor the mean, nor any single frame tells a direction (with walls that is impossible:
+an object that starts at the left edge can only move right). Every choice is also symmetric under reversal of
+time, so frames without their order tell neither a direction nor which of two objects came first.
 """
 
 import math
@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (230, 40, 40),
@@ -29,7 +31,7 @@ SPLITS = ("train", "val", "test")
 MIN_FRAMES = 8
 RADIUS = (0.125, 0.1875)  # of the side of the picture: 8 to 12 px at 64
 TRAVEL = (0.6, 0.85)  # of the side, over the whole clip: never once around
-VISIBLE = 0.625  # share of the clip for which each of two objects is visible: more than half, so the middle has both
+VISIBLE = 0.625  # share of the clip for which each of two objects is visible; over half: the middle has both
 GAP = 0.1875  # of the clip, at least, between the two events of an order question
 BACKGROUND = (12, 52)  # grey levels
 TRIES = 1000  # of the coordinates across the motions, before all is drawn again
@@ -37,7 +39,7 @@ TRIES = 1000  # of the coordinates across the motions, before all is drawn again
 
 @dataclass(frozen=True)
 class Thing:
-    """One object. Positions are of its centre, in pixels, x to the right and y down; velocities in pixels a frame."""
+    """One object. Lengths in pixels, x to the right and y down, of its centre; speed in pixels a frame."""
 
     colour: str
     shape: str
@@ -59,7 +61,7 @@ class Thing:
         """Whether its pair of colour and shape is kept out of training."""
         return (self.colour, self.shape) in HELD_OUT
 
-    def position(self, time: NDArray[np.float64] | float, *, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def position(self, time: Array | float, *, size: int) -> tuple[Array, Array]:
         """Centre at `time` (in frames), x and y in 0..size."""
         step_x, step_y = DIRECTIONS[self.direction]
         moved = np.asarray(time, dtype=np.float64) * self.speed
@@ -112,8 +114,8 @@ def draw_scene(*, seed: int, split: str, index: int, size: int = 64, frames: int
     times = [(0, frames)] if count == 1 else _draw_times(rng, frames)
     while True:
         motions = _draw_motions(rng, pairs, times, size, frames)
-        # Only the coordinates across the motions are drawn again to keep objects apart: where an object starts along
-        # its motion stays uniform and independent of the direction.
+        # Only the coordinates across the motions are drawn again to keep objects apart: where an object
+        # starts along its motion stays uniform and independent of the direction.
         for _ in range(TRIES):
             things = tuple(_place(rng, motion, size) for motion in motions)
             if not _overlap(things, size):
@@ -126,7 +128,7 @@ def generator(seed: int, split: str, index: int, *stream: int) -> np.random.Gene
 
 
 def draw_pairs(rng: np.random.Generator, *, count: int, held_out_allowed: bool) -> list[tuple[str, str]]:
-    """Colours and shapes of `count` objects: all colours differ, all shapes differ, colours are equally frequent."""
+    """Colours and shapes of `count` objects: all colours differ, and all shapes."""
     colours = tuple(COLOURS)
     while True:
         chosen = [colours[i] for i in rng.permutation(len(colours))[:count]]
@@ -140,12 +142,17 @@ def _draw_times(rng: np.random.Generator, frames: int) -> list[tuple[int, int]]:
     """Two visible intervals of one length; which object comes first is a coin toss."""
     length = math.ceil(VISIBLE * frames)
     gap = max(1, round(GAP * frames))
-    starts = [(a, b) for a in range(frames - length + 1) for b in range(frames - length + 1) if abs(a - b) >= gap]
+    possible = range(frames - length + 1)
+    starts = [(a, b) for a in possible for b in possible if abs(a - b) >= gap]
     return [(start, start + length) for start in starts[int(rng.integers(len(starts)))]]
 
 
 def _draw_motions(
-    rng: np.random.Generator, pairs: list[tuple[str, str]], times: list[tuple[int, int]], size: int, frames: int
+    rng: np.random.Generator,
+    pairs: list[tuple[str, str]],
+    times: list[tuple[int, int]],
+    size: int,
+    frames: int,
 ) -> list[Thing]:
     """The things with their place along their motion, but not yet across it."""
     # Two objects move along different axes: "left or right?" is then well posed for one of them alone.
@@ -170,7 +177,7 @@ def _draw_motions(
 
 
 def _place(rng: np.random.Generator, motion: Thing, size: int) -> Thing:
-    """Draws the coordinate across the motion, inside the picture, so that the object is whole in most frames."""
+    """Draws the coordinate across the motion, inside the picture: the object is whole in most frames."""
     across = round(float(rng.uniform(motion.radius, size - motion.radius)), 2)
     return replace(motion, y=across) if motion.direction in AXES[0] else replace(motion, x=across)
 

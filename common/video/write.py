@@ -16,7 +16,7 @@ MAX_CRF = 51  # x264's worst quality for 8-bit video
 def encode_h264(frames: NDArray[np.uint8], *, fps: float = 8.0, crf: int = 10) -> bytes:
     """Encodes frames as H.264 (yuv420p) in an MP4 container.
 
-    One thread and no date in the header, so that the same frames give the same bytes on the same build of x264.
+    One thread and no date in the header: the same frames give the same bytes on the same build of x264.
 
     Args:
         frames: RGB, uint8 (T, H, W, 3), T >= 1, H and W even (4:2:0 chroma halves both).
@@ -39,7 +39,8 @@ def encode_h264(frames: NDArray[np.uint8], *, fps: float = 8.0, crf: int = 10) -
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"preset": "veryfast", "crf": str(crf), "threads": "1"}
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     return buffer.getvalue()
 
