@@ -1,0 +1,73 @@
+"""Caches: whole shards, the same bytes after a restart, and no reader of a stale one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.data.cache import Cache, CacheWriter, Failure, Item, StaleCacheError, key_of
+
+SETTINGS = {"size": 8, "encoder": "a"}
+ITEMS = [Item(f"clip{number}.mp4", f"key{number}") for number in range(7)]
+
+
+def fill(folder: Path, *, only: int | None = None, failing: tuple[str, ...] = ()) -> CacheWriter:
+    writer = CacheWriter(folder, items=ITEMS, settings=SETTINGS, shard_size=3)
+    for number in writer.missing()[:only]:
+        shard = writer.shards[number]
+        made = {item.key: torch.full((2,), float(item.name[4])) for item in shard if item.name not in failing}
+        writer.write(number, made, [Failure(item.name, "broken") for item in shard if item.name in failing])
+    return writer
+
+
+def test_restarted_cache_has_the_same_bytes_and_repeats_nothing(tmp_path: Path) -> None:
+    fill(tmp_path / "whole").finish(max_failed=0)
+    fill(tmp_path / "killed", only=1)
+    (tmp_path / "killed" / "shard_00001.safetensors").write_bytes(b"half a sh")  # killed before its record
+    writer = CacheWriter(tmp_path / "killed", items=ITEMS, settings=SETTINGS, shard_size=3)
+    assert writer.missing() == [1, 2]
+    fill(tmp_path / "killed").finish(max_failed=0)
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "killed").iterdir())
+    for name in names:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+def test_reads_by_name(tmp_path: Path) -> None:
+    fill(tmp_path).finish(max_failed=0)
+    cache = Cache(tmp_path, settings={"size": 8})
+    assert len(cache) == 7
+    assert cache["clip5.mp4"].tolist() == [5.0, 5.0]
+
+
+def test_failures_are_listed_and_bounded(tmp_path: Path) -> None:
+    writer = fill(tmp_path, failing=("clip2.mp4", "clip4.mp4"))
+    with pytest.raises(ValueError, match="2 of 7 entries failed"):
+        writer.finish(max_failed=0.1)
+    assert [failure.name for failure in writer.finish(max_failed=0.5)] == ["clip2.mp4", "clip4.mp4"]
+    assert "clip2.mp4" not in Cache(tmp_path)
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path).finish(max_failed=0)
+    with pytest.raises(StaleCacheError, match="size"):
+        Cache(tmp_path, settings={"size": 16})
+    with pytest.raises(StaleCacheError):
+        CacheWriter(tmp_path, items=ITEMS, settings={"size": 16}, shard_size=3)
+
+
+def test_unfinished_cache_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, only=1)
+    with pytest.raises(FileNotFoundError, match="preparation task"):
+        Cache(tmp_path)
+
+
+def test_key_changes_with_content_name_and_settings(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"x" * 300_000)
+    key = key_of(path, name="a.mp4", settings=SETTINGS)
+    assert key == key_of(path, name="a.mp4", settings=dict(SETTINGS))
+    assert key != key_of(path, name="b.mp4", settings=SETTINGS)
+    assert key != key_of(path, name="a.mp4", settings=SETTINGS | {"size": 9})
+    path.write_bytes(b"x" * 299_999 + b"y")
+    assert key != key_of(path, name="a.mp4", settings=SETTINGS)

@@ -1,0 +1,93 @@
+"""Checkpoint files: committed or absent, verified, retained and found."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from common import checkpoint as ck
+
+
+def put(folder: Path, step: int, score: float | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "direction").write_text("max\n")
+    temporary = folder / f".step_{step:07d}.ckpt.part"
+    torch.save({"step": step, "state_dict": {"w": torch.arange(step)}}, temporary)
+    manifest = ck.Manifest(
+        step=step,
+        samples=step * 4,
+        size=temporary.stat().st_size,
+        crc32=ck.checksum(temporary),
+        objective="val/a",
+        score=score,
+    )
+    final = folder / f"step_{step:07d}.ckpt"
+    ck.commit(temporary, final, manifest)
+    return final
+
+
+def test_a_damaged_newest_gives_way_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    older, newest = put(tmp_path, 1), put(tmp_path, 2)
+    assert ck.newest_good(tmp_path) == newest
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    assert ck.newest_good(tmp_path) == older
+    assert "step_0000002" in caplog.text
+    newest.write_bytes(content[:-10])
+    assert ck.newest_good(tmp_path) == older
+
+
+def test_a_file_without_manifest_is_not_a_checkpoint(tmp_path: Path) -> None:
+    put(tmp_path, 1)
+    put(tmp_path, 2).with_suffix(".json").unlink()
+    assert [path.name for path in ck.committed(tmp_path)] == ["step_0000001.ckpt"]
+
+
+def test_retention_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    for step, score in enumerate([0.1, 0.9, 0.3, 0.2, None], start=1):
+        put(tmp_path, step, score)
+    ck.retain(tmp_path, keep_last=2, keep_best=1, direction="max")
+    assert [path.name for path in ck.committed(tmp_path)] == [f"step_{step:07d}.ckpt" for step in (2, 4, 5)]
+
+
+def test_locating(tmp_path: Path) -> None:
+    first = put(tmp_path / "runs" / "2026-01-01" / "checkpoints", 3, 0.9)
+    second = put(tmp_path / "runs" / "2026-01-02" / "checkpoints", 1, 0.5)
+    third = put(tmp_path / "runs" / "2026-01-02" / "checkpoints", 2, 0.4)
+    runs = tmp_path / "runs"
+    assert ck.locate("last", runs) == third
+    assert ck.locate("best", runs) == second
+    assert ck.locate(str(runs / "2026-01-01"), runs) == first
+    assert ck.locate(str(runs / "2026-01-02" / "best"), runs) == second
+    assert ck.locate(f"{runs}/last", tmp_path / "elsewhere") == third
+    assert ck.locate(str(first), runs) == first
+    with pytest.raises(ck.CheckpointError, match="no run with a checkpoint"):
+        ck.locate("last", tmp_path / "nothing")
+    third.write_bytes(b"x")
+    with pytest.raises(ck.CheckpointError, match="damaged"):
+        ck.locate(str(third), runs)
+
+
+def test_loading_refuses_code(tmp_path: Path) -> None:
+    path = tmp_path / "evil.ckpt"
+    torch.save({"call": json.loads}, path)
+    with pytest.raises(Exception, match="weights_only|Unsupported|GLOBAL"):
+        ck.load_file(path)
+
+
+def test_trained_tensors_of_another_model_are_refused() -> None:
+    module = torch.nn.Linear(3, 2)
+    with pytest.raises(ck.CheckpointError, match="unknown: \\['other'\\]"):
+        ck.load_trained(module, {"other": torch.zeros(1)}, source="file")
+    with pytest.raises(ck.CheckpointError, match=r"weight: \(5, 5\)"):
+        ck.load_trained(module, {"weight": torch.zeros(5, 5)}, source="file")
+    ck.load_trained(module, {"bias": torch.ones(2)}, source="file")
+    assert module.bias.tolist() == [1, 1]
+
+
+def test_names_must_be_exactly_what_trains() -> None:
+    ck.check_names(["a", "b"], ["b", "a"], source="file")
+    with pytest.raises(ck.CheckpointError, match=r"missing: \['a'\]; not trained here: \['c'\]"):
+        ck.check_names(["a", "b"], ["b", "c"], source="file")
