@@ -3,14 +3,14 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from common.data.cache import Cache
 from common.data.conversations import Conversation, Turn, load_conversations, resolve_media
@@ -23,6 +23,7 @@ from common.video.decode import read
 from common.video.sample import midpoint
 from common.video.transform import resize, to_channels_first
 
+VideoPlace = Literal["first", "last", "as_written"]
 VIEWS = ("real", "blind", "middle", "shuffled", "reversed")
 
 
@@ -59,7 +60,7 @@ class VideoChat(Dataset[Row]):
         *,
         annotations: str,
         media: str,
-        tokenizer: Build[PreTrainedTokenizerBase],
+        tokenizer: Build[PreTrainedTokenizerFast],
         template: Build[Template],
         temporal: int,
         spatial: int,
@@ -67,7 +68,7 @@ class VideoChat(Dataset[Row]):
         cache: str | None,
         max_tokens: int,
         view: str = "real",
-        video_place: str = "first",
+        video_place: VideoPlace = "first",
         backend: str = "pyav",
         loss_per: str = "token",
         limit: int | None = None,
@@ -102,7 +103,7 @@ class VideoChat(Dataset[Row]):
         self.tokenizer = tokenizer()
         self.pad = int(self.tokenizer.pad_token_id)
         self.visual = VisualTokens(count=temporal + spatial)
-        self.encoded = self._encode(template(), video_place, max_tokens)
+        self.encoded = self._encode(template(), video_place, max_tokens, asked=asked)
         settings = {"temporal": temporal, "image_size": image_size}
         reads_cache = cache is not None and view in ("real", "blind") and not asked
         self.cache = Cache(Path(cache), settings=settings) if cache is not None and reads_cache else None
@@ -110,7 +111,7 @@ class VideoChat(Dataset[Row]):
         self.kinds = tuple(sorted({row.type or "all" for row in self.conversations}))
         self.groups = (*self.kinds, *(("novel",) if any(row.novel for row in self.conversations) else ()))
 
-    def _encode(self, template: Template, video_place: str, max_tokens: int) -> list[Encoded]:
+    def _encode(self, template: Template, video_place: VideoPlace, max_tokens: int, *, asked: bool) -> list[Encoded]:
         rendered = [
             render(place_video(row.turns, where=video_place), template=template) for row in self.conversations
         ]
@@ -120,6 +121,7 @@ class VideoChat(Dataset[Row]):
             visual=self.visual,
             max_tokens=max_tokens,
             where=[row.where for row in self.conversations],
+            require_learned=not asked,
         )
 
     def _refuse_missing_features(self) -> None:
