@@ -13,11 +13,12 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from common.data.cache import Cache
-from common.data.conversations import Conversation, Turn, load_conversations, resolve_media
+from common.data.conversations import Conversation, load_conversations
+from common.data.media import resolve
 from common.random import mix
 from common.shapes import expect
 from common.text.mask import Encoded, VisualTokens, encode
-from common.text.prompt import Template, place_video, render
+from common.text.prompt import Template, Turn, place_video, render
 from common.types import Build, Pick
 from common.video.decode import read
 from common.video.sample import midpoint
@@ -150,7 +151,7 @@ class VideoChat(Dataset[Row]):
         return Row(self.encoded[pick.index], features, pixels, pick)
 
     def _pixels(self, row: Conversation) -> Tensor:
-        path = resolve_media(self.media, row)
+        path = resolve(self.media, str(row.video), where=row.where)
         return frames(
             path, temporal=self.temporal, image_size=self.image_size, backend=self.backend, arrange=self._arrange(row)
         )

@@ -1,0 +1,111 @@
+"""A killed run goes on as if nothing had happened, also with another number of processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.checkpoint import committed, locate
+from common.loggers import read_metrics
+
+pytestmark = pytest.mark.slow
+
+# 10 steps of 8 rows in micro-batches of 2, a checkpoint every 3 steps, validation every 5.
+SMALL = [
+    "steps=10",
+    "validate_every=5",
+    "batch.global=8",
+    "batch.micro=2",
+    "batch.eval=16",
+    "callbacks.checkpointing.every=3",
+    "callbacks.train_log.every=1",
+    "hydra.job.name=train",
+]
+
+
+def train(folder: Path, *overrides: str, fault: str = "none:0", ids: Path | None = None) -> int:
+    environment = os.environ | {"FAULT": fault, "OMP_NUM_THREADS": "1"} | ({"IDS_LOG": str(ids)} if ids else {})
+    command = [sys.executable, "-m", "tests.train_with_faults", *SMALL, *overrides, f"paths.outputs={folder}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, -signal.SIGKILL):
+        raise AssertionError(done.stdout[-3000:] + done.stderr[-6000:])
+    return done.returncode
+
+
+def run_of(folder: Path) -> Path:
+    return locate("last", folder).parents[1]
+
+
+def losses(folder: Path) -> dict[str, dict[int, float]]:
+    table = read_metrics(run_of(folder) / "metrics.csv")
+    return {name: values for name, values in table.items() if name.endswith("loss") or name.startswith("lr/")}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("data")
+    tasks = (["task=shapes", "task.clips={train:30,val:6,test:6}"], ["task=clip_features_tiny"])
+    for task in tasks:
+        subprocess.run([sys.executable, "-m", "launchers.prepare", *task, f"paths.data={root}"], check=True)
+    return f"paths.data={root}"
+
+
+@pytest.fixture(scope="module")
+def whole(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    assert train(folder, data, "prepare=[]", ids=folder / "ids") == 0
+    return folder
+
+
+FAULTS = {
+    "in accumulation": "micro:18",  # the second of the four micro-batches of step 5
+    "after the last micro-batch": "micro:28",
+    "in validation": "validation:1",
+    "writing the second checkpoint": "write:2",
+    "between rename and manifest": "commit:2",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_killed_and_resumed_is_bit_equal(fault: str, data: str, whole: Path, tmp_path: Path) -> None:
+    assert train(tmp_path, data, "prepare=[]", fault=fault) == -signal.SIGKILL
+    assert train(tmp_path, data, "prepare=[]", "ckpt=last") == 0
+    assert len(list((tmp_path / "video_chatgpt_tiny").iterdir())) == 1  # the same run folder
+    assert losses(tmp_path) == losses(whole)
+    last, other = (committed(run_of(folder) / "checkpoints")[-1] for folder in (tmp_path, whole))
+    assert last.name == other.name == "step_0000010.ckpt"
+
+
+def test_processes_may_change_on_the_way(data: str, whole: Path, tmp_path: Path) -> None:
+    two = ["trainer.devices=2", "trainer.strategy=ddp", "batch.micro=1"]
+    ids = tmp_path / "ids"
+    assert train(tmp_path, data, "prepare=[]", fault="micro:13", ids=ids) == -signal.SIGKILL  # after step 3
+    assert train(tmp_path, data, "prepare=[]", "ckpt=last", *two, fault="micro:17", ids=ids) != 0  # to step 6
+    assert train(tmp_path, data, "prepare=[]", "ckpt=last", ids=ids) == 0
+    ours, reference = losses(tmp_path), losses(whole)
+    assert ours.keys() == reference.keys()
+    for name, values in reference.items():
+        assert ours[name].keys() == values.keys()
+        for step, value in values.items():
+            assert ours[name][step] == pytest.approx(value, rel=2e-5, abs=1e-6), (name, step)
+    assert rows_by_step(ids) == rows_by_step(whole / "ids")
+
+
+def rows_by_step(ids: Path) -> dict[int, set[int]]:
+    """Rows of each step over all ranks; a step that was done twice must have been done with the same rows."""
+    steps: dict[int, set[int]] = {}
+    for path in ids.parent.glob(f"{ids.name}.*"):
+        for line in path.read_text().splitlines():
+            step, *rows = map(int, line.split())
+            steps.setdefault(step, set()).update(rows)
+    return steps
+
+
+def test_another_experiment_is_refused(data: str, whole: Path) -> None:
+    with pytest.raises(AssertionError, match=r"model\.lr was 0\.003, is 0\.1"):
+        train(whole, data, "prepare=[]", "ckpt=last", "model.lr=0.1")
+    with pytest.raises(AssertionError, match="seed was 0, is 1"):
+        train(whole, data, "prepare=[]", "ckpt=last", "seed=1")

@@ -1,0 +1,78 @@
+"""Runs `launchers.train` with a fault put in; a process of its own for the tests of resumption.
+
+FAULT names where the process kills itself with SIGKILL: `micro:<n>` after the n-th micro-batch's backward pass,
+`write:<n>` half-way through writing the n-th checkpoint, `commit:<n>` between its rename and its manifest,
+`validation:<n>` in the n-th validation batch. IDS_LOG names a file for the rows of every micro-batch.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+
+from common import checkpoint
+from launchers import train
+from launchers.command import run
+from projects.video_chatgpt.module import VideoChatGPT
+
+KIND, _, COUNT = os.environ.get("FAULT", "none:0").partition(":")
+IDS_LOG = os.environ.get("IDS_LOG")
+calls = {"n": 0}
+
+
+def due() -> bool:
+    calls["n"] += 1
+    return calls["n"] == int(COUNT)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def around(function: Callable[..., Any], *, after: Callable[..., None]) -> Callable[..., Any]:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        after(*args, **kwargs)
+        return result
+
+    return wrapped
+
+
+def log_ids(module: VideoChatGPT, batch: Any, batch_idx: int) -> None:
+    with open(f"{IDS_LOG}.{module.global_rank}", "a") as file:
+        file.write(f"{module.global_step} {' '.join(str(row) for row in batch.rows.tolist())}\n")
+
+
+def half_written(trainer: Trainer, filepath: Path, *args: Any, **kwargs: Any) -> None:
+    if due():
+        size = os.path.getsize(filepath)
+        os.truncate(filepath, size // 2)
+        die()
+
+
+def uncommitted(temporary: Path, final: Path, manifest: checkpoint.Manifest) -> None:
+    if due():
+        temporary.replace(final)
+        die()
+    commit(temporary, final, manifest)
+
+
+commit = checkpoint.commit
+if KIND == "micro":
+    VideoChatGPT.on_after_backward = lambda module: die() if due() else None  # type: ignore[method-assign]
+if KIND == "validation":
+    VideoChatGPT.validation_step = around(  # type: ignore[method-assign]
+        VideoChatGPT.validation_step, after=lambda *_: die() if due() else None
+    )
+if KIND == "write":
+    Trainer.save_checkpoint = around(Trainer.save_checkpoint, after=half_written)  # type: ignore[method-assign]
+if KIND == "commit":
+    checkpoint.commit = uncommitted
+if IDS_LOG:
+    VideoChatGPT.training_step = around(VideoChatGPT.training_step, after=log_ids)  # type: ignore[method-assign]
+
+if __name__ == "__main__":
+    run(train.main, config_name="config")
