@@ -11,7 +11,7 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunSchema)
     store.store(name="prepare_schema", node=PrepareSchema)
-    resolvers = {
+    resolvers: dict[str, Callable[..., Any]] = {
         "accumulate": accumulate,
         "multiply": lambda a, b: a * b,
         "run_folder": run_folder,
@@ -181,7 +181,7 @@ def resolve_target(name: str, key: str = "") -> Any:
     if not _allowed(name):
         raise ConfigError(f"{key}: _target_ {name} is not one of {', '.join(ALLOWED_TARGETS)}")
     target = _import(name, key)
-    home = getattr(target, "__module__", None) or getattr(type(target), "__module__", "")
+    home = str(getattr(target, "__module__", None) or type(target).__module__)
     if not _allowed(home) or inspect.ismodule(target):
         raise ConfigError(f"{key}: _target_ {name} is an alias of something in {home}, which may not be named")
     return target
@@ -227,7 +227,7 @@ def build(node: Any, **overrides: Any) -> Any:
 
 def config_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a configuration, without resolving anything."""
-    for name in cfg:
+    for name in map(str, cfg):
         key = f"{prefix}{name}"
         yield key
         child = cfg._get_node(name)

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,7 +22,7 @@ def track(items: Iterable[T], *, description: str, total: int | None = None) -> 
         total: number of items; taken from `len(items)` where it has one.
     """
     if total is None:
-        total = len(items) if hasattr(items, "__len__") else None
+        total = len(items) if isinstance(items, Sized) else None
     shown = _bar(items, description, total) if sys.stderr.isatty() else _lines(items, description, total)
     yield from shown
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def test(cfg: DictConfig, checkpoint: Path | None, *, views: list[str] | None) -
     module, data = trained_module(cfg, checkpoint), build(node)
     trainer = build(cfg.trainer, logger=False, callbacks=None, enable_progress_bar=False)
     trainer.test(module, datamodule=data, verbose=False)
-    return {row: dict(columns) for row, columns in module.report().items()}
+    report: Callable[[], Report] = module.report  # type: ignore[assignment]
+    return {row: dict(columns) for row, columns in report().items()}
 
 
 if __name__ == "__main__":

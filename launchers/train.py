@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> float | None:
     seed_everything(cfg.seed, verbose=False)
     data, module = build(cfg.data), build(cfg.model)
     trainer = build(cfg.trainer, max_steps=data.num_steps())
-    if rank_zero_only.rank == 0:
+    if is_first():
         start = begin(folder, config=as_yaml(cfg), resumed_from=ckpt, root=ROOT)
         fence(trainer, start.generation)
     if cfg.init is not None and ckpt is None:
@@ -38,11 +38,16 @@ def main(cfg: DictConfig) -> float | None:
     return None if value is None else float(value)
 
 
+def is_first() -> bool:
+    """Whether this process decides for all: rank 0, known before any process group is."""
+    return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
+
+
 def resumed(cfg: DictConfig) -> Path | None:
     """The checkpoint to go on from, decided by rank 0 alone."""
     if cfg.ckpt is None:
         return None
-    if rank_zero_only.rank == 0:
+    if is_first():
         os.environ[TOLD] = str(locate(cfg.ckpt, Path(cfg.paths.outputs) / cfg.name))
     return Path(os.environ[TOLD])
 

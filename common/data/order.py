@@ -54,7 +54,8 @@ class GlobalOrder:
         """Row numbers of global batch `step`: int64 (global_batch,), shorter rows first when lengths are given."""
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} of a run of {self.steps} steps")
-        return self._window(step // self.window)[step % self.window]
+        batch: Ids = self._window(step // self.window)[step % self.window]
+        return batch
 
     def _permutation(self, epoch: int) -> Ids:
         return np.random.default_rng([self.seed, epoch]).permutation(self.rows)

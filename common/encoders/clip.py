@@ -49,8 +49,10 @@ class ClipPatches(nn.Module):
         tower.encoder.layers = tower.encoder.layers[:keep]
         self.tower = tower.to(getattr(torch, dtype)).eval().requires_grad_(False)
         self.layer = layer
-        self.image_size = int(tower.config.image_size)
-        self.num_patches = (self.image_size // int(tower.config.patch_size)) ** 2
+        image_size, patch_size = tower.config.image_size, tower.config.patch_size
+        assert isinstance(image_size, int) and isinstance(patch_size, int), "CLIP's towers are square"
+        self.image_size = image_size
+        self.num_patches = (image_size // patch_size) ** 2
         self.width = int(tower.config.hidden_size)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255, persistent=False)
@@ -72,7 +74,8 @@ class ClipPatches(nn.Module):
         expect(pixels, "B T C H W", name="pixels", dtype=torch.uint8, C=3, H=self.image_size, W=self.image_size)
         frames = (pixels.flatten(0, 1).float() - self.mean) / self.std
         hidden = self.tower(frames.to(next(self.tower.parameters()).dtype)).last_hidden_state
-        return hidden[:, 1:].unflatten(0, pixels.shape[:2])
+        patches: Tensor = hidden[:, 1:].unflatten(0, pixels.shape[:2])
+        return patches
 
 
 def _tower(weights: str, architecture: Mapping[str, Any] | None, seed: int) -> tuple[CLIPVisionModel, str]:

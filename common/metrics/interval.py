@@ -12,7 +12,7 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
-    count: int
+    cases: int
 
 
 def wilson(successes: int, count: int) -> Estimate:
@@ -38,6 +38,6 @@ def macro(estimates: list[Estimate]) -> Estimate:
     if not estimates:
         raise ValueError("a mean of no proportions")
     value = sum(each.value for each in estimates) / len(estimates)
-    variance = sum(each.value * (1 - each.value) / each.count for each in estimates) / len(estimates) ** 2
+    variance = sum(each.value * (1 - each.value) / each.cases for each in estimates) / len(estimates) ** 2
     half = Z_95 * math.sqrt(variance)
-    return Estimate(value, max(0.0, value - half), min(1.0, value + half), sum(each.count for each in estimates))
+    return Estimate(value, max(0.0, value - half), min(1.0, value + half), sum(each.cases for each in estimates))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from common.random import mix
 
@@ -51,7 +52,7 @@ def build_causal_lm(
 
 def blocks(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder blocks of a causal language model."""
-    layers = model.get_decoder().layers
+    layers = model.get_decoder().layers  # type: ignore[no-untyped-call]
     assert isinstance(layers, nn.ModuleList)
     return layers
 
@@ -60,8 +61,9 @@ def recompute(layers: nn.ModuleList, *, fraction: float) -> None:
     """Turns activation checkpointing on for the first `fraction` of the blocks and off for the others."""
     count = math.ceil(fraction * len(layers))
     for position, layer in enumerate(layers):
+        assert isinstance(layer, GradientCheckpointingLayer)
         layer.gradient_checkpointing = position < count
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
 
 
 def _random(architecture: Mapping[str, Any] | None, *, dtype: torch.dtype, seed: int) -> PreTrainedModel:
@@ -70,4 +72,6 @@ def _random(architecture: Mapping[str, Any] | None, *, dtype: torch.dtype, seed:
     config = AutoConfig.for_model(**architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix("language_model", seed))
-        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    assert isinstance(model, PreTrainedModel)
+    return model

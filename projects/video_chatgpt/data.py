@@ -142,13 +142,13 @@ class VideoChat(Dataset[Row]):
 
     def __getitem__(self, pick: Pick) -> Row:
         features = pixels = None
-        row = self.conversations[pick.index]
+        row = self.conversations[pick.row]
         if self.cache is not None:
             features = self.cache[str(row.video)]
             expect(features, "N D", name=f"features of {row.video}", N=self.visual.count)
         else:
             pixels = self._pixels(row)
-        return Row(self.encoded[pick.index], features, pixels, pick)
+        return Row(self.encoded[pick.row], features, pixels, pick)
 
     def _pixels(self, row: Conversation) -> Tensor:
         path = resolve(self.media, str(row.video), where=row.where)
@@ -243,8 +243,8 @@ class VideoChat(Dataset[Row]):
             targets=torch.from_numpy(np.concatenate(targets)).long(),
             target_rows=torch.from_numpy(np.concatenate(target_rows)).long(),
             normalizer=torch.tensor(samples[0].pick.normalizer, dtype=torch.float32),
-            rows=torch.tensor([sample.pick.index for sample in samples]),
-            membership=torch.tensor([self._membership(self.conversations[s.pick.index]) for s in samples]),
+            rows=torch.tensor([sample.pick.row for sample in samples]),
+            membership=torch.tensor([self._membership(self.conversations[s.pick.row]) for s in samples]),
         )
 
 

@@ -15,7 +15,7 @@ def ids_of_step(order: GlobalOrder, step: int, *, world: int, micro: int, first_
         )
         taken = list(batches)[(step - first_step) * accumulate : (step - first_step + 1) * accumulate]
         picks += [pick for batch in taken for pick in batch]
-    return [pick.index for pick in sorted(picks, key=lambda pick: pick.position)]
+    return [pick.row for pick in sorted(picks, key=lambda pick: pick.position)]
 
 
 @pytest.mark.parametrize("lengths", [None, "random"])
@@ -71,5 +71,5 @@ def test_normalizers_make_the_mean_over_micro_batches_the_global_mean() -> None:
         MicroBatches(order, micro=2, accumulate=2, rank=rank, world=2, weights=weights) for rank in range(2)
     ]
     first = [list(each)[:2] for each in batches]
-    shares = [sum(weights[p.index] for p in micro) / micro[0].normalizer for rank in first for micro in rank]
+    shares = [sum(weights[p.row] for p in micro) / micro[0].normalizer for rank in first for micro in rank]
     assert np.isclose(np.mean(shares), 1.0)
