@@ -7,22 +7,26 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from common.video.transform import resize, to_channels_first
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from common.data.cache import Cache
-from common.data.conversations import Conversation, load_conversations
-from common.data.media import resolve
+from common.data.conversations import (
+    Conversation,
+    Turn,
+    load_conversations,
+    resolve_media,
+)
 from common.random import mix
 from common.shapes import expect
 from common.text.mask import Encoded, VisualTokens, encode
-from common.text.prompt import Template, Turn, place_video, render
+from common.text.prompt import VIDEO, Template, place_video, render
 from common.types import Build, Pick
 from common.video.decode import read
 from common.video.sample import midpoint
-from common.video.transform import resize, to_channels_first
 
 VideoPlace = Literal["first", "last", "as_written"]
 VIEWS = ("real", "blind", "middle", "shuffled", "reversed")
@@ -114,7 +118,8 @@ class VideoChat(Dataset[Row]):
 
     def _encode(self, template: Template, video_place: VideoPlace, max_tokens: int, *, asked: bool) -> list[Encoded]:
         rendered = [
-            render(place_video(row.turns, where=video_place), template=template) for row in self.conversations
+            render(place_video(row.turns, where=video_place), template=template, system=row.system)
+            for row in self.conversations
         ]
         return encode(
             rendered,
@@ -151,7 +156,7 @@ class VideoChat(Dataset[Row]):
         return Row(self.encoded[pick.row], features, pixels, pick)
 
     def _pixels(self, row: Conversation) -> Tensor:
-        path = resolve(self.media, str(row.video), where=row.where)
+        path = resolve_media(self.media, row)
         return frames(
             path, temporal=self.temporal, image_size=self.image_size, backend=self.backend, arrange=self._arrange(row)
         )
@@ -251,7 +256,7 @@ class VideoChat(Dataset[Row]):
 def _asked(question: Mapping[str, str | None]) -> Conversation:
     if not question["prompt"]:
         raise ValueError("request.video names a video; say what to ask in request.prompt")
-    turn = Turn(user=question["prompt"], assistant=None)
+    turn = Turn(user=VIDEO + question["prompt"], assistant=None)
     return Conversation(id="request", video=question["video"], turns=(turn,), where="request")
 
 

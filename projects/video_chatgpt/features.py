@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.data.cache import Cache, CacheWriter, Failure, Item, key_of
-from common.data.conversations import load_conversations
-from common.data.media import resolve
+from common.data.conversations import load_conversations, resolve_media
 from common.encoders.clip import ClipPatches
 from common.encoders.pooling import spatio_temporal
 from common.progress import track
@@ -73,7 +72,7 @@ def extract(
     """
     folder = Path(cache)
     located = {
-        str(row.video): resolve(Path(media), str(row.video), where=row.where)
+        str(row.video): resolve_media(Path(media), row)
         for file in annotations
         for row in load_conversations(Path(file))
         if row.video is not None

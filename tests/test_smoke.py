@@ -1,0 +1,71 @@
+"""Every tiny experiment, found by itself: train, resume, evaluate, generate, export, on the built-in data."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+
+from common.checkpoint import committed
+from common.config import CONF, register
+from common.loggers import read_metrics
+from launchers import evaluate, export, generate, train
+from launchers.command import prepare
+
+TINY = sorted(path.stem for path in (CONF / "experiment").glob("*_tiny.yaml"))
+SIZES = "task.clips={train:24,val:6,test:6}"
+
+
+@pytest.fixture(autouse=True)
+def composing() -> Iterator[None]:
+    register()
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("smoke")
+
+
+def configure(experiment: str, root: Path, *overrides: str) -> DictConfig:
+    small = ["steps=4", "validate_every=2", "batch.global=4", "batch.micro=2", "batch.eval=8", "request.count=2"]
+    always = [f"paths.data={root}/data", f"paths.run={root}/{experiment}", "callbacks.train_log.every=1", "prepare=[]"]
+    return hydra.compose("config", overrides=[f"experiment={experiment}", *small, *always, *overrides])
+
+
+@pytest.mark.parametrize("experiment", TINY)
+def test_train_resume_evaluate_generate_export(experiment: str, root: Path) -> None:
+    cfg = configure(experiment, root)
+    needs = hydra.compose("config", overrides=[f"experiment={experiment}", "paths.run=."]).prepare
+    prepare([[*each, SIZES] if "task=shapes" in each else each for each in needs], paths=cfg.paths)
+    run = root / experiment
+    objective = train.main(cfg)
+    assert objective is not None
+    first = read_metrics(run / "metrics.csv")
+
+    newest = committed(run / "checkpoints")[-1]
+    newest.unlink()  # as if the last checkpoint had never been written
+    newest.with_suffix(".json").unlink()
+    train.main(configure(experiment, root, f"ckpt={run}"))
+    again = read_metrics(run / "metrics.csv")
+    assert len((run / "metrics.csv").read_text().splitlines()) > 1 + sum(len(steps) for steps in first.values())
+    for name in ("train/loss", cfg.objective):
+        assert sorted(again[name]) == sorted(first[name])
+        assert again[name] == first[name]
+
+    only_real = "compare={before: none}"
+    evaluate.main(configure(experiment, root, f"ckpt={run}", only_real, f"paths.run={root}/evaluated"))
+    rows = json.loads((root / "evaluated" / "metrics.json").read_text())["rows"]
+    assert {"real", "before"} <= rows.keys()
+
+    generate.main(configure(experiment, root, f"ckpt={run}", f"paths.run={root}/generated"))
+    assert len((root / "generated" / "generated.jsonl").read_text().splitlines()) == 2
+
+    export.main(configure(experiment, root, f"ckpt={run}", f"paths.run={root}/exported"))
+    assert load_file(root / "exported" / "export" / "trained.safetensors")
