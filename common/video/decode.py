@@ -6,8 +6,9 @@ place of a frame that cannot be decoded.
 
 from pathlib import Path
 
-from common.video import images, pyav
+from common.video import decord, images, pyav
 from common.video.clip import Clip, Indices, Source, VideoInfo, VideoReadError, name_of
+from common.video.worker import read_isolated
 
 __all__ = ["BACKENDS", "Clip", "VideoInfo", "VideoReadError", "probe", "read"]
 
@@ -32,8 +33,6 @@ def probe(path: Source, *, backend: str = "pyav") -> VideoInfo:
     file = _file(path)
     if backend == "pyav":
         return pyav.probe(file)
-    from common.video import decord  # not installed everywhere
-
     return decord.probe(file)
 
 
@@ -58,8 +57,6 @@ def read(path: Source, indices: Indices, *, backend: str = "pyav") -> Clip:
     file = _file(path)
     if backend == "pyav":
         return pyav.read(file, indices)
-    from common.video.worker import read_isolated
-
     return read_isolated(file, indices, backend=backend)
 
 

@@ -14,6 +14,12 @@ def rotation(matrix: tuple[int, ...]) -> int:
     return round(-math.degrees(math.atan2(b / (math.hypot(b, d) or 1), a / (math.hypot(a, c) or 1)))) % 360
 
 
+def is_mirrored(matrix: tuple[int, ...]) -> bool:
+    """Whether the picture is shown as in a mirror (its determinant is negative)."""
+    a, b, _, c, d = matrix[:5]
+    return a * d - b * c < 0
+
+
 def upright(picture: NDArray[np.uint8], matrix: tuple[int, ...]) -> NDArray[np.uint8]:
     """Applies a display matrix: a point (x, y) is shown at (a x + c y, b x + d y).
 

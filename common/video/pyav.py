@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -37,10 +38,18 @@ def probe(path: Path) -> VideoInfo:
         return video.info()
 
 
-def inspect(path: Path) -> tuple[VideoInfo, PacketIndex]:
-    """`probe` with the index of packets, for those who must judge whether another decoder can be trusted."""
+class Inspection(NamedTuple):
+    """What must be known to judge whether another decoder can be trusted with a file."""
+
+    info: VideoInfo
+    packets: PacketIndex
+    mirrored: bool
+
+
+def inspect(path: Path) -> Inspection:
+    """`probe` with the index of packets and whether the picture is shown mirrored."""
     with closing(VideoFile(path)) as video:
-        return video.info(), video.index
+        return Inspection(video.info(), video.index, video.mirrored)
 
 
 def read(path: Path, indices: Indices) -> Clip:
@@ -68,6 +77,7 @@ class VideoFile:
         self.path = path
         self.bad_packets = 0
         self.corrupt: set[int] = set()
+        self.mirrored = False  # known once `info` has decoded a frame
         self._demux_errors = 0
         self._position = 0  # place in decoding order of the next packet
         self.container, self.stream = _open(path)
@@ -106,6 +116,7 @@ class VideoFile:
         if first is None:
             raise VideoReadError(self.path, f"none of its {info.num_frames} frames can be decoded")
         matrix = _matrix(first)
+        self.mirrored = orientation.is_mirrored(matrix)
         height, width, _ = self._picture(first).shape
         return info._replace(height=height, width=width, rotation=orientation.rotation(matrix))
 
@@ -179,7 +190,9 @@ class VideoFile:
             self._position = position + 1
             try:
                 shown = packet.decode()
-            except av.FFmpegError:
+            except av.FFmpegError as error:
+                if isinstance(error, MemoryError):  # says nothing about the packet
+                    raise
                 self.bad_packets += not _is_last(packet)
                 continue
             self.bad_packets += packet.is_corrupt
