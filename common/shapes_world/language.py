@@ -72,11 +72,18 @@ def questions(scene: Scene, *, seed: int) -> list[Question]:
     asked = [kind for kind in ("colour", "shape", "count") if rng.random() < STATIC_SHARE] + ["direction"]
     if len(scene.things) == 2:
         asked.append("order")
-    return [_ask(kind, scene, rng) for kind in asked]
+    return [ask(kind, scene, scene.things[int(rng.integers(len(scene.things)))], rng) for kind in asked]
 
 
-def _ask(kind: str, scene: Scene, rng: np.random.Generator) -> Question:
-    thing = scene.things[int(rng.integers(len(scene.things)))]
+def ask(kind: str, scene: Scene, thing: Thing, rng: np.random.Generator) -> Question:
+    """One question of a type about one thing of a scene ("count" and "order" are about all of it).
+
+    Args:
+        kind: one of `TYPES`; "order" only of two things.
+        scene: what the clip shows.
+        thing: one of its things.
+        rng: chooses the wording and the order of the options.
+    """
     if kind == "order":
         return _ask_order(scene, rng)
     wording = QUESTIONS[kind][int(rng.integers(2))]

@@ -30,15 +30,15 @@ def paint(canvas: Array, thing: Thing, centre: tuple[Array, Array]) -> None:
     canvas += share * np.asarray(COLOURS[thing.colour], dtype=np.float64)
 
 
-def coverage(shape: str, radius: float, centre: tuple[Array, Array], *, size: int) -> Array:
-    """Share of each pixel that the shape covers, 0..1, (T, size, size)."""
+def coverage(shape: str, radius: float | Array, centre: tuple[Array, Array], *, size: int) -> Array:
+    """Share of each pixel that the shape covers, 0..1, (T, size, size); `radius` is one number or (T, 1, 1)."""
     middle = np.arange(size) + 0.5  # of each pixel
     x, y = (((middle - np.asarray(at)[:, None] + size / 2) % size) - size / 2 for at in centre)
     distance = signed_distance(shape, x[:, None, :], y[:, :, None], radius)
     return np.clip(0.5 - distance, 0.0, 1.0)
 
 
-def signed_distance(shape: str, x: Array, y: Array, radius: float) -> Array:
+def signed_distance(shape: str, x: Array, y: Array, radius: float | Array) -> Array:
     """Distance to the edge in pixels (negative inside; outside of corners only a lower bound).
 
     The four shapes differ in outline and in where they are empty: 64 pixels suffice to tell them apart.
