@@ -221,8 +221,14 @@ def suggest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
 
 
 def build(node: Any, **overrides: Any) -> Any:
-    """Instantiates a bound node; plain containers reach the constructors, never configuration objects."""
-    return instantiate(node, _convert_="all", **overrides)
+    """Instantiates a bound node; plain containers reach the constructors, never configuration objects.
+
+    Args:
+        node: a part of the configuration, composed or plain.
+        **overrides: arguments that only the running program knows.
+    """
+    tree = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    return instantiate({**tree, **overrides}, _convert_="all")
 
 
 def config_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -51,7 +51,9 @@ def explain(error: BaseException, config_name: str) -> str:
 
 
 def _either(near: Sequence[str], known: Sequence[str]) -> str:
-    return f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(sorted(known))}"
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"there is {', '.join(sorted(known))}" if known else "see --help"
 
 
 def known_keys(config_name: str, *, without: str) -> list[str]:
@@ -60,9 +62,19 @@ def known_keys(config_name: str, *, without: str) -> list[str]:
         argument for argument in sys.argv[1:] if "=" in argument and argument.lstrip("+~").partition("=")[0] != without
     ]
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose(config_name, overrides=[each for each in overrides if not each.startswith("hydra")])
+    try:
+        cfg = compose(*(each for each in overrides if not each.startswith("hydra")), config_name=config_name)
+    except EXPECTED:  # something else on the command line is wrong too: nothing can be suggested
+        return []
     return list(config_keys(cfg))
+
+
+def compose(*overrides: str, config_name: str = "config") -> DictConfig:
+    """The configuration that a command line means; inside a command, a notebook or a test."""
+    register()
+    if not GlobalHydra.instance().is_initialized():
+        hydra.initialize_config_dir(str(CONF), version_base="1.3")
+    return hydra.compose(config_name, overrides=list(overrides))
 
 
 def prepare(needs: Sequence[Sequence[str]], *, paths: DictConfig) -> None:
@@ -76,8 +88,8 @@ def prepare(needs: Sequence[Sequence[str]], *, paths: DictConfig) -> None:
     data.mkdir(parents=True, exist_ok=True)
     with FileLock(data / ".prepare.lock"):
         for overrides in needs:
-            cfg = hydra.compose("prepare", overrides=[*overrides, f"paths.data={paths.data}"])
-            run_task(cfg)
+            where = (f"paths.data='{paths.data}'", f"paths.run='{paths.run}'")
+            run_task(compose(*overrides, *where, config_name="prepare"))
 
 
 def run_task(cfg: DictConfig) -> Any:

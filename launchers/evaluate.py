@@ -13,7 +13,7 @@ from common.files import atomic_write_text
 from common.metrics.table import Report, as_json, show
 from common.run import git_state
 from launchers.command import prepare, run
-from launchers.trained import checkpoint_of, trained_module
+from launchers.trained import checkpoint_of, tester, trained_module
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,7 @@ def test(cfg: DictConfig, checkpoint: Path | None, *, views: list[str] | None) -
     if views is not None:
         node["test"] = {view: node["test"][view] for view in views}
     module, data = trained_module(cfg, checkpoint), build(node)
-    trainer = build(cfg.trainer, logger=False, callbacks=None, enable_progress_bar=False)
-    trainer.test(module, datamodule=data, verbose=False)
+    tester(cfg).test(module, datamodule=data, verbose=False)
     report: Callable[[], Report] = module.report  # type: ignore[assignment]
     return {row: dict(columns) for row, columns in report().items()}
 

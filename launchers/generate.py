@@ -10,7 +10,7 @@ from rich.table import Table
 from common.config import build, check
 from common.files import write_jsonl
 from launchers.command import prepare, run
-from launchers.trained import checkpoint_of, trained_module
+from launchers.trained import checkpoint_of, tester, trained_module
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +21,8 @@ def main(cfg: DictConfig) -> None:
     checkpoint = checkpoint_of(cfg, cfg.ckpt)
     prepare(cfg.prepare, paths=cfg.paths)
     module, data = trained_module(cfg, checkpoint), build(cfg.data)
-    trainer = build(cfg.trainer, logger=False, callbacks=None, enable_progress_bar=False)
-    batches = trainer.predict(module, datamodule=data)
+    batches = tester(cfg).predict(module, datamodule=data)
+    assert batches is not None
     rows = [row for batch in batches for row in batch]
     table = Table(*rows[0], title=str(checkpoint or "untrained"))
     for row in rows:

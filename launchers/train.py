@@ -1,6 +1,7 @@
 """python -m launchers.train [experiment=<name>] [hardware=<name>] [key=value ...]: train, or go on with ckpt=last."""
 
 import os
+import warnings
 from pathlib import Path
 
 import yaml
@@ -15,6 +16,10 @@ from common.run import begin, refuse_changes
 from launchers.command import as_yaml, prepare, run
 
 TOLD = "FRAMELAB_CKPT"  # the checkpoint that rank 0 chose, for the processes it starts
+
+# Untrue here: frozen towers belong in eval mode, and the order of the data resumes by itself.
+warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training")
+warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
 
 
 def main(cfg: DictConfig) -> float | None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import yaml
-from lightning import LightningModule, seed_everything
+from lightning import LightningModule, Trainer, seed_everything
 from omegaconf import DictConfig
 
 from common.checkpoint import load_file, load_trained, locate
@@ -37,3 +37,9 @@ def trained_module(cfg: DictConfig, checkpoint: Path | None) -> LightningModule:
     if checkpoint is not None:
         load_trained(module, load_file(checkpoint)["state_dict"], source=str(checkpoint))
     return module
+
+
+def tester(cfg: DictConfig) -> Trainer:
+    """The trainer of the configuration for a pass without training: nothing is logged or saved."""
+    trainer: Trainer = build(cfg.trainer, logger=False, callbacks=None)
+    return trainer

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import hydra
 import pytest
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from common.config import CONF, ConfigError, bind, check, plain, register
+from common.config import CONF, ConfigError, bind, check, plain
+from launchers import command
 
 HARDWARE = sorted(path.stem for path in (CONF / "hardware").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -18,10 +17,7 @@ OWNED |= {"data.num_workers", "data.pin_memory"}
 
 
 def compose(*overrides: str, root: str = "config") -> DictConfig:
-    register()
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(root, overrides=["paths.run=run", *overrides])
+    return command.compose("paths.run=run", *overrides, config_name=root)
 
 
 def memory_class(hardware: str) -> str:

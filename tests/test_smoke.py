@@ -1,31 +1,20 @@
 """Every tiny experiment, found by itself: train, resume, evaluate, generate, export, on the built-in data."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import hydra
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from common.checkpoint import committed
-from common.config import CONF, register
+from common.config import CONF
 from common.loggers import read_metrics
 from launchers import evaluate, export, generate, train
-from launchers.command import prepare
+from launchers.command import compose, prepare
 
 TINY = sorted(path.stem for path in (CONF / "experiment").glob("*_tiny.yaml"))
 SIZES = "task.clips={train:24,val:6,test:6}"
-
-
-@pytest.fixture(autouse=True)
-def composing() -> Iterator[None]:
-    register()
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +25,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def configure(experiment: str, root: Path, *overrides: str) -> DictConfig:
     small = ["steps=4", "validate_every=2", "batch.global=4", "batch.micro=2", "batch.eval=8", "request.count=2"]
     always = [f"paths.data={root}/data", f"paths.run={root}/{experiment}", "callbacks.train_log.every=1", "prepare=[]"]
-    return hydra.compose("config", overrides=[f"experiment={experiment}", *small, *always, *overrides])
+    return compose(f"experiment={experiment}", *small, *always, *overrides)
 
 
 @pytest.mark.parametrize("experiment", TINY)
 def test_train_resume_evaluate_generate_export(experiment: str, root: Path) -> None:
     cfg = configure(experiment, root)
-    needs = hydra.compose("config", overrides=[f"experiment={experiment}", "paths.run=."]).prepare
+    needs = compose(f"experiment={experiment}", "paths.run=.").prepare
     prepare([[*each, SIZES] if "task=shapes" in each else each for each in needs], paths=cfg.paths)
     run = root / experiment
     objective = train.main(cfg)
@@ -59,10 +48,10 @@ def test_train_resume_evaluate_generate_export(experiment: str, root: Path) -> N
         assert sorted(again[name]) == sorted(first[name])
         assert again[name] == first[name]
 
-    only_real = "compare={before: none}"
-    evaluate.main(configure(experiment, root, f"ckpt={run}", only_real, f"paths.run={root}/evaluated"))
+    rows_of_other_runs = [f"~compare.{row}" for row, ckpt in cfg.compare.items() if ckpt != "none"]
+    evaluate.main(configure(experiment, root, f"ckpt={run}", *rows_of_other_runs, f"paths.run={root}/evaluated"))
     rows = json.loads((root / "evaluated" / "metrics.json").read_text())["rows"]
-    assert {"real", "before"} <= rows.keys()
+    assert {*cfg.data.test, "chance", "before_training"} <= rows.keys()
 
     generate.main(configure(experiment, root, f"ckpt={run}", f"paths.run={root}/generated"))
     assert len((root / "generated" / "generated.jsonl").read_text().splitlines()) == 2

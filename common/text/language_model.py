@@ -58,11 +58,16 @@ def blocks(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def recompute(layers: nn.ModuleList, *, fraction: float) -> None:
-    """Turns activation checkpointing on for the first `fraction` of the blocks and off for the others."""
+    """Turns activation checkpointing on for the first `fraction` of the blocks and off for the others.
+
+    Only the blocks themselves are put into training mode, which checkpointing asks for; the dropout inside a frozen
+    model stays off.
+    """
     count = math.ceil(fraction * len(layers))
     for position, layer in enumerate(layers):
         assert isinstance(layer, GradientCheckpointingLayer)
         layer.gradient_checkpointing = position < count
+        layer.training |= position < count
         layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
 
 

@@ -75,6 +75,8 @@ class VideoChatGPT(LightningModule):
         if hasattr(self, "model"):
             return
         language_model = self.recipes["language_model"]().requires_grad_(self.train_language_model)
+        if self.train_language_model:
+            language_model.train()
         self.model = VideoLanguageModel(language_model=language_model, feature_width=self.feature_width)
 
     def configure_optimizers(self) -> Any:

@@ -184,7 +184,6 @@ def test_a_frozen_decoder_costs_two_forwards(published: VideoLanguageModel, fake
 
 def test_recomputation_adds_exactly_its_share(published: VideoLanguageModel, fake: FakeTensorMode) -> None:
     forward, plain = flops(published, fake, backward=False), flops(published, fake, backward=True)
-    published.train()
     added = {}
     for fraction in (0.25, 1.0):
         recompute(blocks(published.language_model), fraction=fraction)
