@@ -23,7 +23,7 @@ def load_conversations(path: Path, *, strip_noise: bool = True) -> list[Conversa
     """Reads an annotation file.
 
     Args:
-        path: `.json` (a list of rows) or `.jsonl` (a row a line), rows in any of `common.data.forms.FORMS`.
+        path: `.json` (a list of rows) or `.jsonl` (a row a line), rows in any of `forms.FORMS`.
         strip_noise: takes the line `QA_GT_caption_based_noisy` off the end of answers and logs how many had it.
 
     Raises:

@@ -1,0 +1,97 @@
+# make        what there is to make
+# PY=python3  uses that interpreter as it is, with nothing installed into it
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# An active environment is used; conda's base counts as none. Otherwise .venv is made.
+CONDA := $(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX))
+ENV := $(or $(VIRTUAL_ENV),$(CONDA),$(CURDIR)/.venv)
+PYTHON ?= python3
+UV := $(shell command -v uv)
+ifeq ($(origin PY),undefined)
+PY := $(ENV)/bin/python
+READY := $(ENV)/.framelab-setup
+endif
+
+# Two processes of one thread each: what two cores run fastest, and the same on any machine.
+WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+PYTEST := $(PY) -m pytest -q
+
+.PHONY: help
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: setup
+setup: $(READY)  ## the environment: an active one is used, otherwise .venv is made; again when the pins change
+
+$(ENV)/bin/python:
+ifdef UV
+	$(UV) venv --python $(PYTHON) $(ENV)
+else
+	$(PYTHON) -m venv $(ENV)
+endif
+
+# uv does not read pip's own setting for a folder of wheels, so it is handed on.
+$(ENV)/.framelab-setup: pyproject.toml constraints.txt | $(ENV)/bin/python
+ifdef UV
+	$(UV) pip install --python $(ENV)/bin/python $(addprefix --find-links ,$(PIP_FIND_LINKS)) -c constraints.txt -e '.[all]'
+else
+	$(ENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[all]'
+endif
+	touch $@
+
+.PHONY: quickstart
+quickstart: export OMP_NUM_THREADS = 2
+quickstart: $(READY)  ## data, two training runs, a table of accuracies, answers beside truths
+	$(PY) -m launchers.train experiment=video_chatgpt_tiny_projector
+	$(PY) -m launchers.train experiment=video_chatgpt_tiny
+	$(PY) -m launchers.evaluate experiment=video_chatgpt_tiny ckpt=last
+	$(PY) -m launchers.generate experiment=video_chatgpt_tiny ckpt=last
+
+.PHONY: test
+test: $(READY)  ## unit tests, configurations, layers, and every tiny method once through all commands
+	$(PYTEST) -n $(WORKERS) -m "not slow and not nightly"
+
+.PHONY: check
+check: lint types test slow  ## what CI runs: lint, types, tests, then the larger matrices and the learning rung
+
+.PHONY: check-rest
+check-rest: lint types slow  ## check without test
+
+.PHONY: slow
+slow: $(READY)  ## two processes, kill and resume, notebooks, the learning rung of the default method
+	$(PYTEST) -m "slow and not nightly"
+
+.PHONY: nightly
+nightly: lint types  ## everything
+	$(PYTEST)
+
+.PHONY: learn
+learn: $(READY)  ## trains each tiny method until it reaches its stated number
+	$(PYTEST) -s -m learning
+
+.PHONY: golden
+golden: $(READY)  ## records the golden numbers again; look at the difference before you commit it
+	FRAMELAB_UPDATE_GOLDEN=1 $(PYTEST) -m golden
+
+.PHONY: lint
+lint: $(READY)  ## ruff, without changing a file
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+.PHONY: format
+format: $(READY)  ## ruff, changing files
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+.PHONY: types
+types: $(READY)  ## mypy: strict on common and launchers
+	$(PY) -m mypy
+
+.PHONY: clean
+clean:  ## removes caches of tools; data, outputs and the environment stay
+	rm -rf .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	find common launchers projects tests -name __pycache__ -type d -prune -exec rm -rf {} +
