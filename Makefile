@@ -15,9 +15,7 @@ PY := $(ENV)/bin/python
 READY := $(ENV)/.framelab-setup
 endif
 
-# Two processes of one thread each: what two cores run fastest, and the same on any machine.
 WORKERS ?= 2
-export OMP_NUM_THREADS ?= 1
 PYTEST := $(PY) -m pytest -q
 
 .PHONY: help
@@ -44,14 +42,15 @@ endif
 	touch $@
 
 .PHONY: quickstart
-quickstart: export OMP_NUM_THREADS = 2
 quickstart: $(READY)  ## data, two training runs, a table of accuracies, answers beside truths
 	$(PY) -m launchers.train experiment=video_chatgpt_tiny_projector
 	$(PY) -m launchers.train experiment=video_chatgpt_tiny
 	$(PY) -m launchers.evaluate experiment=video_chatgpt_tiny ckpt=last
 	$(PY) -m launchers.generate experiment=video_chatgpt_tiny ckpt=last
 
+# One thread for each worker: many short tests, each too small to gain from more.
 .PHONY: test
+test: export OMP_NUM_THREADS ?= 1
 test: $(READY)  ## unit tests, configurations, layers, and every tiny method once through all commands
 	$(PYTEST) -n $(WORKERS) -m "not slow and not nightly"
 
