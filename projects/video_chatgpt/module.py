@@ -167,7 +167,8 @@ class VideoChatGPT(LightningModule):
 
     def _scores(self) -> tuple[Tensor, dict[str, Estimate]]:
         estimates = self._accuracy.compute()
-        return self._loss.compute(), estimates | {"macro": macro([estimates[kind] for kind in self._kinds])}
+        kinds = [estimates[kind] for kind in self._kinds if kind in estimates]
+        return self._loss.compute(), estimates | {"macro": macro(kinds)}
 
     def _finish_view(self) -> None:
         if self._view:
