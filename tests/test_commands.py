@@ -1,0 +1,86 @@
+"""What a user sees of a command: help, mistakes answered with the near name, preparation done once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from launchers import train
+from launchers.command import run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def complaint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> str:
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr(sys, "argv", ["train", *arguments, f"paths.outputs={tmp_path}", f"paths.data={tmp_path}"])
+    with pytest.raises(SystemExit) as left:
+        run(train.main, config_name="config")
+    GlobalHydra.instance().clear()
+    return str(left.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "answer"),
+    [
+        ("experiment=vido_chatgpt", "did you mean video_chatgpt"),
+        ("hardware=a100", "did you mean a100x8"),
+        ("modle.lr=3", "no key modle.lr; did you mean model.lr"),
+        ("model.optimizer.bettas=1", "did you mean model.optimizer.betas"),
+        ("bacth.global=3", "did you mean batch.global"),
+        ("seed=abc", "'abc'"),
+        ("batch.global=33", "choose batch.micro so that it divides"),
+        ("+model.trains=1", "there is|did you mean"),
+        ("ckpt=last", "no run with a checkpoint"),
+    ],
+)
+def test_mistakes_are_answered_with_the_near_name(
+    argument: str, answer: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    message = complaint(monkeypatch, tmp_path, argument)
+    assert any(part in message for part in answer.split("|")), message
+
+
+def test_help_lists_what_there_is(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr(sys, "argv", ["train", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        run(train.main, config_name="config")
+    shown = capfd.readouterr().out
+    for word in ("experiment:", "video_chatgpt_tiny", "hardware:", "a100x8", "logger:", "lr: 0.003"):
+        assert word in shown
+
+
+@pytest.mark.slow
+def test_two_first_runs_at_once_prepare_once(tmp_path: Path) -> None:
+    small = ["steps=2", "validate_every=2", "batch.global=4", "batch.micro=4"]
+    needs = "prepare=[[task=shapes,'task.clips={train:20,val:4,test:4}'],[task=clip_features_tiny]]"
+    where = [f"paths.data={tmp_path}/data", f"paths.outputs={tmp_path}/outputs"]
+    command = [sys.executable, "-m", "launchers.train", *small, needs, *where]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    logs = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], logs
+    assert sorted("'written': 28" in log for log in logs) == [False, True]
+    assert len(list((tmp_path / "outputs" / "video_chatgpt_tiny").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_in_the_same_offline_wandb_run(tmp_path: Path, shapes: Path) -> None:
+    small = ["steps=4", "validate_every=2", "batch.global=4", "batch.micro=4", "logger=wandb", "prepare=[]"]
+    where = [f"paths.data={shapes}", f"paths.outputs={tmp_path}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    for more in ([], ["ckpt=last"]):
+        command = [sys.executable, "-m", "launchers.train", *small, *where, *more]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+        for newest in [*tmp_path.glob("*/*/checkpoints/step_0000004.*")] if not more else []:
+            newest.unlink()
+    (folder,) = (tmp_path / "video_chatgpt_tiny").iterdir()
+    runs = list(folder.glob("wandb/offline-run-*"))
+    assert {run.name.partition("-video_chatgpt_tiny-")[2] for run in runs} == {folder.name}
+    assert (folder / "metrics.csv").is_file()

@@ -1,0 +1,31 @@
+"""The first losses of every tiny experiment, at full precision, as they were recorded."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from common.config import CONF
+from common.loggers import read_metrics
+from launchers import train
+from launchers.command import compose
+
+FOLDER = Path(__file__).parent / "golden"
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*_tiny*.yaml"))
+
+pytestmark = pytest.mark.golden
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_twenty_losses(experiment: str, shapes: Path, tmp_path: Path) -> None:
+    small = ["steps=20", "validate_every=20", "batch.global=16", "batch.micro=8", "prepare=[]"]
+    where = [f"paths.data='{shapes}'", f"paths.run='{tmp_path}'", "callbacks.train_log.every=1"]
+    train.main(compose(f"experiment={experiment}", *small, *where))
+    losses = [value for _, value in sorted(read_metrics(tmp_path / "metrics.csv")["train/loss"].items())]
+    path = FOLDER / f"{experiment}.json"
+    if os.environ.get("FRAMELAB_UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(losses, indent=0) + "\n")
+    assert losses == pytest.approx(json.loads(path.read_text()), rel=1e-5)
+    assert len(losses) == 20
