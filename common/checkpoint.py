@@ -180,7 +180,9 @@ def load_trained(module: nn.Module, state: Mapping[str, Tensor], *, source: str)
         if name in own and value.shape != own[name].shape
     ]
     if foreign or differing:
-        raise CheckpointError(f"{source} is of another model; unknown: {foreign or 'none'}; shapes: {differing or 'equal'}")
+        raise CheckpointError(
+            f"{source} is of another model; unknown: {foreign or 'none'}; shapes: {differing or 'equal'}"
+        )
     with torch.no_grad():
         for name, value in state.items():
             own[name].copy_(value)

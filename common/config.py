@@ -227,7 +227,7 @@ def build(node: Any, **overrides: Any) -> Any:
         node: a part of the configuration, composed or plain.
         **overrides: arguments that only the running program knows.
     """
-    tree = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    tree: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
     return instantiate({**tree, **overrides}, _convert_="all")
 
 

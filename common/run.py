@@ -117,7 +117,9 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     )
     if changed:
         details = ", ".join(f"{key} was {before.get(key)}, is {after.get(key)}" for key in changed[:5])
-        raise ValueError(f"this run was started with other settings: {details}; give them again, or use init= instead of ckpt=")
+        raise ValueError(
+            f"this run was started with other settings: {details}; give them again, or use init= instead of ckpt="
+        )
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -26,5 +26,7 @@ def expect(tensor: Tensor, axes: str, *, name: str, dtype: torch.dtype | None = 
         tensor.shape[position] != sizes.get(letter, tensor.shape[position]) for position, letter in enumerate(letters)
     )
     if len(letters) != tensor.ndim or wrong_size or (dtype is not None and tensor.dtype != dtype):
-        wanted = ", ".join([axes, *(f"{letter}={size}" for letter, size in sizes.items()), *([str(dtype)] if dtype else [])])
+        wanted = ", ".join(
+            [axes, *(f"{letter}={size}" for letter, size in sizes.items()), *([str(dtype)] if dtype else [])]
+        )
         raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}; expected {wanted}")

@@ -10,9 +10,11 @@ Build = Callable[..., T]  # a recipe: called once, when and where the object is 
 class Pick(NamedTuple):
     """What the order asks a data set for.
 
-    row: number of the row in the data set. position: place in the one global order of the run, from 0. normalizer: what the
-    loss of this micro-batch is divided by, so that the sum over micro-batches and ranks, averaged as Lightning and
-    DDP average, is the loss of the global batch.
+    Attributes:
+        row: number of the row in the data set.
+        position: place in the one global order of the run, from 0.
+        normalizer: what the loss of this micro-batch is divided by, so that the mean over micro-batches and ranks,
+            which Lightning and DDP take, is the loss of the global batch.
     """
 
     row: int

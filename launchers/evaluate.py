@@ -1,4 +1,4 @@
-"""python -m launchers.evaluate [experiment=<name>] ckpt=last: score a checkpoint, its views, and what it is compared with."""
+"""python -m launchers.evaluate [experiment=<name>] ckpt=last: score a checkpoint beside its controls."""
 
 import json
 import logging
@@ -31,7 +31,13 @@ def main(cfg: DictConfig) -> None:
     show(report, title=str(checkpoint or "untrained"))
     path = Path(cfg.paths.run) / "metrics.json"
     revision, dirty = git_state(ROOT)
-    record = {"checkpoint": str(checkpoint), "revision": revision, "dirty": dirty, "rows": as_json(report), "config": plain(cfg)}
+    record = {
+        "checkpoint": str(checkpoint),
+        "revision": revision,
+        "dirty": dirty,
+        "rows": as_json(report),
+        "config": plain(cfg),
+    }
     atomic_write_text(path, json.dumps(record, indent=2) + "\n")
     log.info("wrote %s", path)
 

@@ -61,9 +61,7 @@ def test_two_first_runs_at_once_prepare_once(tmp_path: Path) -> None:
     where = [f"paths.data={tmp_path}/data", f"paths.outputs={tmp_path}/outputs"]
     command = [sys.executable, "-m", "launchers.train", *small, needs, *where]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    both = [
-        subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    both = [subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     logs = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], logs
     assert sorted("'written': 28" in log for log in logs) == [False, True]

@@ -22,8 +22,7 @@ WEIGHTS = "common/tiny/weights/"
 # Written so that this file does not hold what it looks for.
 MACHINE = [rf"(?<![\w.])/{name}/" for name in ("root", "work", "home", "opt", "mnt/[a-z]+")]
 REGISTRIES = [
-    name.replace(" ", r"\.")
-    for name in ("pypi org", "pythonhosted org", "registry npmjs", "conda anaconda org")
+    name.replace(" ", r"\.") for name in ("pypi org", "pythonhosted org", "registry npmjs", "conda anaconda org")
 ]
 SECRETS = [r"\bhf_[A-Za-z0-9]{20,}", r"\bsk-[A-Za-z0-9]{20,}", r"\bghp_[A-Za-z0-9]{20,}"]
 
@@ -65,11 +64,7 @@ def test_the_patterns_find_what_they_are_for(pattern: str, text: str) -> None:
 
 
 def test_every_module_imports() -> None:
-    names = [
-        path.relative_to(ROOT).with_suffix("").parts
-        for name in PACKAGES
-        for path in (ROOT / name).rglob("*.py")
-    ]
+    names = [path.relative_to(ROOT).with_suffix("").parts for name in PACKAGES for path in (ROOT / name).rglob("*.py")]
     modules = sorted(".".join(parts[:-1] if parts[-1] == "__init__" else parts) for parts in names)
     assert len(modules) > 40
     for module in modules:
@@ -86,9 +81,7 @@ def test_tests_are_no_packages() -> None:
 
 
 def test_large_files_are_weights_that_ship() -> None:
-    large = [
-        path for path in tracked() if (ROOT / path).stat().st_size > LARGEST and not path.startswith(WEIGHTS)
-    ]
+    large = [path for path in tracked() if (ROOT / path).stat().st_size > LARGEST and not path.startswith(WEIGHTS)]
     assert large == []
 
 
@@ -138,6 +131,4 @@ def test_every_third_party_import_is_in_the_list() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             found |= {name.split(".")[0] for name in names}
     outside = found - {*PACKAGES, *sys.stdlib_module_names}
-    assert {
-        name for name in outside if canonicalize_name(distributions.get(name, name)) not in listed
-    } == set()
+    assert {name for name in outside if canonicalize_name(distributions.get(name, name)) not in listed} == set()

@@ -82,9 +82,13 @@ class Checkpointing(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        self._metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        self._metrics = {
+            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
+        }
         if self.objective not in self._metrics:
-            raise ValueError(f"objective={self.objective} was not logged by validation; there is {sorted(self._metrics)}")
+            raise ValueError(
+                f"objective={self.objective} was not logged by validation; there is {sorted(self._metrics)}"
+            )
         self._scored_step = trainer.global_step
         self.save(trainer)
 

@@ -1,4 +1,4 @@
-"""Global randomness (dropout) as a function of seed, step, micro-batch and rank, so that nothing of it need be saved."""
+"""Global randomness (dropout) as a function of seed, micro-batch and rank, so that nothing of it need be saved."""
 
 from typing import Any
 

@@ -130,7 +130,9 @@ class Cache(Mapping[str, Tensor]):
         self.folder = folder
         self._index: dict[str, list[str]] = json.loads((folder / "index.json").read_text())
         made_with = json.loads((folder / "plan.json").read_text())["settings"]
-        differing = {key: (made_with.get(key), value) for key, value in (settings or {}).items() if made_with.get(key) != value}
+        differing = {
+            key: (made_with.get(key), value) for key, value in (settings or {}).items() if made_with.get(key) != value
+        }
         if differing:
             raise StaleCacheError(f"{folder} was made with other settings (made with, wanted): {differing}")
         self._shards: dict[str, Any] = {}

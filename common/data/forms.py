@@ -64,9 +64,7 @@ def convert(row: object, number: int, where: str) -> Conversation:
         if form.keys <= row.keys():
             return form.read(row, number, where)
     known = "; ".join(f"{form.name}: {', '.join(sorted(form.keys))}" for form in FORMS)
-    raise DataError(
-        where, "keys", f"{sorted(row)} fit none of the forms ({known}); convert it to one of them"
-    )
+    raise DataError(where, "keys", f"{sorted(row)} fit none of the forms ({known}); convert it to one of them")
 
 
 def _read_turns(row: Row, number: int, where: str) -> Conversation:
@@ -104,9 +102,7 @@ FORMS: Sequence[Form] = (
 # What the forms share
 
 
-def _conversation(
-    row: Row, number: int, where: str, entries: list[tuple[str, str]], videos: list[str]
-) -> Conversation:
+def _conversation(row: Row, number: int, where: str, entries: list[tuple[str, str]], videos: list[str]) -> Conversation:
     """Checks what every form must fulfil."""
     for key in OTHER_MEDIA:
         if row.get(key):

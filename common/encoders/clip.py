@@ -45,12 +45,15 @@ class ClipPatches(nn.Module):
         blocks = len(tower.encoder.layers)
         keep = layer if layer >= 0 else blocks + 1 + layer
         if not 0 <= keep <= blocks:
-            raise ValueError(f"encoder.layer={layer}: the tower has {blocks} blocks, so 0..{blocks} or -{blocks + 1}..-1")
+            raise ValueError(
+                f"encoder.layer={layer}: the tower has {blocks} blocks, so 0..{blocks} or -{blocks + 1}..-1"
+            )
         tower.encoder.layers = tower.encoder.layers[:keep]
         self.tower = tower.to(getattr(torch, dtype)).eval().requires_grad_(False)
         self.layer = layer
         image_size, patch_size = tower.config.image_size, tower.config.patch_size
-        assert isinstance(image_size, int) and isinstance(patch_size, int), "CLIP's towers are square"
+        assert isinstance(image_size, int), "CLIP's towers are square"
+        assert isinstance(patch_size, int), "CLIP's towers are square"
         self.image_size = image_size
         self.num_patches = (image_size // patch_size) ** 2
         self.width = int(tower.config.hidden_size)

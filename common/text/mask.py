@@ -94,9 +94,7 @@ def encode(
             return_token_type_ids=False,
             verbose=False,
         )
-        for number, text, ids, offsets in zip(
-            numbers, texts, tokens.input_ids, tokens.offset_mapping, strict=True
-        ):
+        for number, text, ids, offsets in zip(numbers, texts, tokens.input_ids, tokens.offset_mapping, strict=True):
             learned = _learned(rows[number], text, np.asarray(offsets, dtype=np.int64), names[number])
             if require_learned and not learned.any():
                 raise ValueError(f"{names[number]}: nothing is learned from it; give it an answer")
@@ -161,16 +159,12 @@ def _learned(
         # Tokens without characters, such as the opening token, belong to no segment.
         touched = (starts < stop) & (ends > begin) & (ends > starts)
         if np.any(touched & ((starts < begin) | (ends > stop))):
-            raise ValueError(
-                f"{name}: a token is half answer, half not; separate them by a space in the template"
-            )
+            raise ValueError(f"{name}: a token is half answer, half not; separate them by a space in the template")
         learned |= touched
     return learned
 
 
-def _insert_patches(
-    ids: NDArray[np.int32], learned: NDArray[np.bool_], visual_ids: list[int], count: int
-) -> Encoded:
+def _insert_patches(ids: NDArray[np.int32], learned: NDArray[np.bool_], visual_ids: list[int], count: int) -> Encoded:
     """Puts `count` patch ids between the start and the end id, none of them learned."""
     places = np.flatnonzero(ids == visual_ids[0]) if visual_ids else np.empty(0, dtype=np.int64)
     if len(places) == 0:
@@ -180,6 +174,4 @@ def _insert_patches(
     assert len(places) == 1
     assert ids[place + 1] == end
     behind = place + 1
-    return Encoded(
-        np.insert(ids, behind, [patch] * count), np.insert(learned, behind, [False] * count), place
-    )
+    return Encoded(np.insert(ids, behind, [patch] * count), np.insert(learned, behind, [False] * count), place)

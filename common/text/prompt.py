@@ -140,9 +140,7 @@ def place_video(turns: Sequence[Turn], *, where: Literal["first", "last", "as_wr
         raise ValueError(f"{count} markers {VIDEO} in a conversation with one video; write exactly one")
     if where == "as_written":
         return tuple(turns)
-    return tuple(
-        turn._replace(user=_moved(turn.user, where)) if VIDEO in turn.user else turn for turn in turns
-    )
+    return tuple(turn._replace(user=_moved(turn.user, where)) if VIDEO in turn.user else turn for turn in turns)
 
 
 def _moved(text: str, where: str) -> str:

@@ -55,13 +55,9 @@ def load_tokenizer(
     elif (folder / "vocab.json").is_file():
         tokenizer = cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(folder))
     else:
-        raise ValueError(
-            f"{folder}: no tokenizer.json, {SENTENCEPIECE} or vocab.json; name a folder that has one"
-        )
+        raise ValueError(f"{folder}: no tokenizer.json, {SENTENCEPIECE} or vocab.json; name a folder that has one")
     if not tokenizer.is_fast:
-        raise ValueError(
-            f"{path}: {type(tokenizer).__name__} gives no character offsets; save a tokenizer.json"
-        )
+        raise ValueError(f"{path}: {type(tokenizer).__name__} gives no character offsets; save a tokenizer.json")
     tokenizer.padding_side = "right"
     _settle_special_tokens(tokenizer, path, extra_tokens)
     if legacy is not None and is_legacy(tokenizer) != legacy:
@@ -82,15 +78,11 @@ def _folder(path: str) -> Path:
     if Path(path).is_dir():
         return Path(path)
     if Path(path).is_absolute() or path.startswith(".") or path.count("/") != 1:
-        raise ValueError(
-            f"{path}: no such folder; the tokenizer is read from a folder or a cached Hub repository"
-        )
+        raise ValueError(f"{path}: no such folder; the tokenizer is read from a folder or a cached Hub repository")
     try:
         return Path(snapshot_download(path, allow_patterns=list(HUB_FILES), local_files_only=True))
     except LocalEntryNotFoundError as error:
-        raise ValueError(
-            f"{path}: neither a folder nor in the local Hub cache; run: hf download {path}"
-        ) from error
+        raise ValueError(f"{path}: neither a folder nor in the local Hub cache; run: hf download {path}") from error
 
 
 def _from_sentencepiece(folder: Path, legacy: bool | None) -> PreTrainedTokenizerFast:
@@ -111,9 +103,7 @@ def _from_sentencepiece(folder: Path, legacy: bool | None) -> PreTrainedTokenize
     if legacy:
         # sentencepiece puts its space before every stretch of text, also before one that begins with a space.
         backend = tokenizer.backend_tokenizer
-        backend.normalizer = normalizers.Sequence(
-            [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-        )
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
         backend.pre_tokenizer = None
     found, wanted = tokenizer(PROBE).input_ids[1:], source.encode(PROBE)
     if found != wanted:
@@ -160,9 +150,7 @@ def _append(tokenizer: PreTrainedTokenizerFast, added: dict[str, int], name: str
             raise ValueError(f"{name}: added token {token} should have id {row}, the vocabulary gives {got}")
 
 
-def _settle_special_tokens(
-    tokenizer: PreTrainedTokenizerFast, path: str, extra_tokens: Sequence[str]
-) -> None:
+def _settle_special_tokens(tokenizer: PreTrainedTokenizerFast, path: str, extra_tokens: Sequence[str]) -> None:
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{path}: the tokenizer has no end token, without which no answer ever ends")
     if tokenizer.pad_token_id is None:
@@ -171,16 +159,12 @@ def _settle_special_tokens(
         tokenizer.pad_token = tokenizer.unk_token
     known = tokenizer.get_vocab()
     tokenizer.add_tokens([token for token in extra_tokens if token not in known], special_tokens=True)
-    ordinary = [
-        token for token in (tokenizer.eos_token, *extra_tokens) if token not in tokenizer.get_added_vocab()
-    ]
+    ordinary = [token for token in (tokenizer.eos_token, *extra_tokens) if token not in tokenizer.get_added_vocab()]
     if ordinary:
         raise ValueError(f"{path}: {ordinary[0]!r} is an ordinary piece of text there, not a special token")
     ids = tokenizer("a").input_ids
     if tokenizer.bos_token_id in ids[1:]:
-        raise ValueError(
-            f"{path}: the opening token {tokenizer.bos_token} is not where it belongs, at the front"
-        )
+        raise ValueError(f"{path}: the opening token {tokenizer.bos_token} is not where it belongs, at the front")
     if ids[-1] == tokenizer.eos_token_id:
         raise ValueError(f"{path}: the tokenizer adds its end token by itself; set add_eos_token to false")
 

@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from common.video.transform import resize, to_channels_first
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -27,6 +26,7 @@ from common.text.prompt import VIDEO, Template, place_video, render
 from common.types import Build, Pick
 from common.video.decode import read
 from common.video.sample import midpoint
+from common.video.transform import resize, to_channels_first
 
 VideoPlace = Literal["first", "last", "as_written"]
 VIEWS = ("real", "blind", "middle", "shuffled", "reversed")
@@ -103,8 +103,10 @@ class VideoChat(Dataset[Row]):
         self.media, self.backend, self.view = Path(media), backend, view
         self.temporal, self.spatial, self.image_size = temporal, spatial, image_size
         self.loss_per = loss_per
-        asked = question is not None and question["video"] is not None
-        self.conversations = [_asked(question)] if asked else load_conversations(Path(annotations))[:limit]
+        if question is not None and question["video"] is not None:
+            self.conversations, asked = [_asked(question)], True
+        else:
+            self.conversations, asked = load_conversations(Path(annotations))[:limit], False
         self.tokenizer = tokenizer()
         self.pad = int(self.tokenizer.pad_token_id)
         self.visual = VisualTokens(count=temporal + spatial)
@@ -293,4 +295,3 @@ def _pad_frames(pixels: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor 
     for row, clip in enumerate(present):
         padded[row, : len(clip)] = clip
     return padded, torch.tensor(counts)
-

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common.data.cache import Cache, CacheWriter, Failure, Item, key_of
+from common.data.cache import Cache, CacheWriter, Failure, Item, Settings, key_of
 from common.data.conversations import load_conversations, resolve_media
 from common.encoders.clip import ClipPatches
 from common.encoders.pooling import spatio_temporal
@@ -31,9 +31,7 @@ class Clips(Dataset[Tensor | str]):
 
     def __getitem__(self, index: int) -> Tensor | str:
         try:
-            return frames(
-                self.paths[index], temporal=self.temporal, image_size=self.image_size, backend=self.backend
-            )
+            return frames(self.paths[index], temporal=self.temporal, image_size=self.image_size, backend=self.backend)
         except VideoReadError as error:
             return error.reason
 
@@ -78,7 +76,7 @@ def extract(
         if row.video is not None
     }
     tower = encoder().to(_device(device))
-    settings = {
+    settings: Settings = {
         "encoder": tower.identity,
         "layer": tower.layer,
         "temporal": temporal,

@@ -26,6 +26,7 @@ class VideoLanguageModel(nn.Module):
         super().__init__()
         self.language_model = language_model
         embedding = language_model.get_input_embeddings().weight
+        assert isinstance(embedding, Tensor)
         self.projector = nn.Linear(feature_width, embedding.shape[1], device=embedding.device)
         # The published start: the mean of all rows.
         self.boundary = nn.Parameter(embedding.detach().float().mean(dim=0).repeat(2, 1))
@@ -73,7 +74,9 @@ class VideoLanguageModel(nn.Module):
         """
         hidden = self.language_model.get_decoder()(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         rows = hidden.flatten(0, 1).index_select(0, target_places)
-        logits: Tensor = self.language_model.get_output_embeddings()(rows)
+        head = self.language_model.get_output_embeddings()
+        assert isinstance(head, nn.Module)
+        logits: Tensor = head(rows)
         return logits.float()
 
     @torch.no_grad()
@@ -91,7 +94,7 @@ class VideoLanguageModel(nn.Module):
             int64 (1, new tokens), the end token included if it was reached.
         """
         embeddings = self.embed(ids, visual_start, features)
-        generated = self.language_model.generate(
+        generated = self.language_model.generate(  # type: ignore[operator]
             inputs_embeds=embeddings,
             attention_mask=torch.ones(ids.shape, dtype=torch.long, device=ids.device),
             max_new_tokens=max_new_tokens,

@@ -94,10 +94,13 @@ class VideoChatGPT(LightningModule):
         """Cached features, or those of the batch's pixels, rounded to the dtype of the cache: (B, N, D)."""
         if batch.features is not None:
             return batch.features
-        assert batch.pixels is not None and batch.num_frames is not None
+        assert batch.pixels is not None
+        assert batch.num_frames is not None
         patches = self._encoder(batch.pixels.device)(batch.pixels)
         counts = batch.num_frames.tolist()
-        pooled = [spatio_temporal(clip[:count], temporal=self.temporal) for clip, count in zip(patches, counts, strict=True)]
+        pooled = [
+            spatio_temporal(clip[:count], temporal=self.temporal) for clip, count in zip(patches, counts, strict=True)
+        ]
         return torch.stack(pooled).half()
 
     def _encoder(self, device: torch.device) -> ClipPatches:
@@ -198,8 +201,10 @@ class VideoChatGPT(LightningModule):
                 max_new_tokens=self.max_new_tokens,
                 eos=rows.tokenizer.eos_token_id,
             )
-            text = rows.tokenizer.decode(generated[0], skip_special_tokens=True).strip()
+            text = str(rows.tokenizer.decode(generated[0], skip_special_tokens=True)).strip()
             conversation = rows.conversations[row]
             turn = conversation.turns[-1]
-            answers.append({"video": conversation.video, "question": turn.user, "answer": text, "truth": turn.assistant})
+            answers.append(
+                {"video": conversation.video, "question": turn.user, "answer": text, "truth": turn.assistant}
+            )
         return answers

@@ -28,9 +28,7 @@ def messages(*entries: object, **others: object) -> Json:
 
 
 def test_training_file_of_video_chatgpt(tmp_path: Path) -> None:
-    path = write(
-        tmp_path, [chat("What?\n<video>", "A dog.", "And then?", "It runs.", id="v_1", video="v_1.pkl")]
-    )
+    path = write(tmp_path, [chat("What?\n<video>", "A dog.", "And then?", "It runs.", id="v_1", video="v_1.pkl")])
     (row,) = load_conversations(path)
     assert (row.id, row.video) == ("v_1", "v_1")
     assert row.turns == (Turn("What?\n<video>", "A dog."), Turn("And then?", "It runs."))
@@ -75,9 +73,7 @@ def test_lines_and_lists_give_the_same(tmp_path: Path) -> None:
 
 
 def test_instruction_from_a_message_or_a_key(tmp_path: Path) -> None:
-    told = {
-        "conversations": [{"from": "system", "value": "Be brief."}, *chat("Hi.", "Hello.")["conversations"]]
-    }  # type: ignore[misc]
+    told = {"conversations": [{"from": "system", "value": "Be brief."}, *chat("Hi.", "Hello.")["conversations"]]}  # type: ignore[misc]
     rows = [told, chat("Hi.", "Hello.", system_prompt="Be kind."), chat("Hi.", "Hello.")]
     assert [row.system for row in load_conversations(write(tmp_path, rows))] == [
         "Be brief.",

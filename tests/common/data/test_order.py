@@ -10,9 +10,7 @@ def ids_of_step(order: GlobalOrder, step: int, *, world: int, micro: int, first_
     accumulate = order.global_batch // (world * micro)
     picks = []
     for rank in range(world):
-        batches = MicroBatches(
-            order, micro=micro, accumulate=accumulate, rank=rank, world=world, first_step=first_step
-        )
+        batches = MicroBatches(order, micro=micro, accumulate=accumulate, rank=rank, world=world, first_step=first_step)
         taken = list(batches)[(step - first_step) * accumulate : (step - first_step + 1) * accumulate]
         picks += [pick for batch in taken for pick in batch]
     return [pick.row for pick in sorted(picks, key=lambda pick: pick.position)]
@@ -67,9 +65,7 @@ def test_batches_have_similar_lengths() -> None:
 def test_normalizers_make_the_mean_over_micro_batches_the_global_mean() -> None:
     weights = np.random.default_rng(3).integers(1, 9, 40).astype(float)
     order = GlobalOrder(rows=40, global_batch=8, steps=5, seed=0)
-    batches = [
-        MicroBatches(order, micro=2, accumulate=2, rank=rank, world=2, weights=weights) for rank in range(2)
-    ]
+    batches = [MicroBatches(order, micro=2, accumulate=2, rank=rank, world=2, weights=weights) for rank in range(2)]
     first = [list(each)[:2] for each in batches]
     shares = [sum(weights[p.row] for p in micro) / micro[0].normalizer for rank in first for micro in rank]
     assert np.isclose(np.mean(shares), 1.0)

@@ -22,9 +22,7 @@ def words() -> PreTrainedTokenizerFast:
     vocab += ["It", "runs", "And", "then"]
     backend = Tokenizer(models.WordLevel({word: row for row, word in enumerate(vocab)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
 @pytest.fixture(scope="session")

@@ -73,9 +73,7 @@ def test_odd_answers_are_learned_whole(tokenizer: PreTrainedTokenizerFast, answe
     assert len(learned_runs(row, tokenizer)) == 2
 
 
-@pytest.mark.parametrize(
-    "user", ["<video>\nWhat is it?", "What is it?\n<video>", "In <video>, who runs?", "<video>"]
-)
+@pytest.mark.parametrize("user", ["<video>\nWhat is it?", "What is it?\n<video>", "In <video>, who runs?", "<video>"])
 def test_patches_put_in_later_equal_the_expanded_text(tokenizer: PreTrainedTokenizerFast, user: str) -> None:
     turns = (Turn(user, "Ok man."), TURNS[1])
     row = one(turns, tokenizer)
@@ -110,9 +108,7 @@ def test_rows_without_a_video_stand_beside_rows_with_one(tokenizer: PreTrainedTo
     assert starts[1:] == [-1, -1]
 
 
-def test_many_rows_equal_each_row_alone(
-    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_rows_equal_each_row_alone(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.text.mask.ROWS_AT_A_TIME", 2)
     rows = [render(TURNS[: 1 + number % 3], template=vicuna_v1()) for number in range(5)]
     for row, many in zip(rows, encode(rows, tokenizer=tokenizer, visual=VISUAL), strict=True):

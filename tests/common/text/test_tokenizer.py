@@ -49,9 +49,7 @@ def test_llama_ids_that_are_published(llama: Path) -> None:
 
 
 def test_llama_tokens_in_files_keep_their_ids(llama: Path, tmp_path: Path) -> None:
-    folder = copy(
-        llama, tmp_path / "llava", added_tokens={"<im_end>": 32002, "<im_patch>": 32000, "<im_start>": 32001}
-    )
+    folder = copy(llama, tmp_path / "llava", added_tokens={"<im_end>": 32002, "<im_patch>": 32000, "<im_start>": 32001})
     tokenizer = load_tokenizer(path=str(folder), extra_tokens=VIDEO, legacy=True)
     assert tokenizer.convert_tokens_to_ids([*IMAGE, *VIDEO]) == [32000, 32001, 32002, 32003, 32004, 32005]
 
@@ -112,9 +110,7 @@ def test_words_get_padding_and_extra_tokens(words: PreTrainedTokenizerFast, tmp_
 
 def test_vocabulary_of_another_kind_is_refused(tmp_path: Path) -> None:
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(
-            ["what is the man doing in the video", "the ball is red and it is round"] * 50
-        ),
+        sentence_iterator=iter(["what is the man doing in the video", "the ball is red and it is round"] * 50),
         model_prefix=str(tmp_path / "tokenizer"),
         vocab_size=26,
         model_type="unigram",

@@ -108,8 +108,10 @@ def test_micro_batches_average_to_the_global_loss(per: str) -> None:
 def test_gradient_reaches_the_bridge_only(model: VideoLanguageModel) -> None:
     ids, starts, features = batch()
     model.target_logits(model.embed(ids, starts, features), torch.tensor([12])).sum().backward()
-    assert model.projector.weight.grad is not None and model.projector.weight.grad.abs().sum() > 0
-    assert model.boundary.grad is not None and (model.boundary.grad.abs().sum(dim=1) > 0).all()
+    assert model.projector.weight.grad is not None
+    assert model.projector.weight.grad.abs().sum() > 0
+    assert model.boundary.grad is not None
+    assert (model.boundary.grad.abs().sum(dim=1) > 0).all()
     assert all(parameter.grad is None for parameter in model.language_model.parameters())
 
 
@@ -138,7 +140,9 @@ def test_the_model_of_transformers_is_the_one_that_is_built() -> None:
     assert isinstance(ours, LlamaForCausalLM)
     assert {name: p.shape for name, p in ours.named_parameters()} == {
         name: p.shape
-        for name, p in LlamaForCausalLM(LlamaConfig(**{k: v for k, v in TINY.items() if k != "model_type"})).named_parameters()
+        for name, p in LlamaForCausalLM(
+            LlamaConfig(**{k: v for k, v in TINY.items() if k != "model_type"})
+        ).named_parameters()
     }
 
 

@@ -40,9 +40,7 @@ def rows(cfg: DictConfig, split: str = "train", **changes: Any) -> VideoChat:
 
 
 def test_everything_frozen_stays_bit_equal_also_with_weight_decay(shapes: Path, tmp_path: Path) -> None:
-    cfg = configure(
-        shapes, tmp_path, "model.weight_decay=0.5", experiment="video_chatgpt_tiny_projector"
-    )
+    cfg = configure(shapes, tmp_path, "model.weight_decay=0.5", experiment="video_chatgpt_tiny_projector")
     module, _, before = fit(cfg)
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
     assert len(frozen) > 15
@@ -120,7 +118,8 @@ def test_cached_and_fresh_features_are_the_same_numbers(shapes: Path, tmp_path: 
     module = build(cfg.model)
     module.configure_model()
     batches = [data.collate([data[pick] for pick in picks(4)]) for data in (cached, fresh)]
-    assert batches[0].pixels is None and batches[1].features is None
+    assert batches[0].pixels is None
+    assert batches[1].features is None
     ours, again = (module.features(batch) for batch in batches)
     assert ours.dtype == again.dtype == torch.float16
     torch.testing.assert_close(ours, again, rtol=0, atol=2e-3)
