@@ -58,7 +58,7 @@ def serve(operations: Mapping[str, Operation] = OPERATIONS) -> None:
             header, frames = {"refused": error.reason}, None
         except MemoryError:
             reason = f"decoding needs more than memory_bytes={request['memory_bytes']}"
-            header, frames = {"refused": reason}, None
+            header, frames = {"refused": reason, "spent": True}, None
         _answer(answers, header, frames)
 
 

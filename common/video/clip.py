@@ -70,9 +70,7 @@ class Clip(NamedTuple):
 
 
 Source: TypeAlias = str | Path | Sequence[str | Path]
-Indices: TypeAlias = (
-    Sequence[int] | NDArray[np.int64] | Callable[[VideoInfo], Sequence[int] | NDArray[np.int64]]
-)
+Indices: TypeAlias = Sequence[int] | NDArray[np.int64] | Callable[[VideoInfo], Sequence[int] | NDArray[np.int64]]
 
 
 def name_of(source: Source) -> str:
@@ -99,9 +97,7 @@ def choose(path: object, indices: Indices, info: VideoInfo) -> NDArray[np.int64]
         raise VideoReadError(path, f"indices must be a list of whole numbers, not {wanted.tolist()!r}")
     outside = wanted[(wanted < 0) | (wanted >= info.num_frames)]
     if outside.size:
-        raise VideoReadError(
-            path, f"frame {outside[0]} asked for, but it has frames 0..{info.num_frames - 1}"
-        )
+        raise VideoReadError(path, f"frame {outside[0]} asked for, but it has frames 0..{info.num_frames - 1}")
     return wanted.astype(np.int64)
 
 
@@ -114,7 +110,7 @@ def assemble(
     bad_packets: int = 0,
     corrupt_frames: int = 0,
 ) -> Clip:
-    """Puts decoded frames, keyed by their number, into the order that was asked for.
+    """Puts decoded frames, keyed by their number, into the order that was asked for; empties `frames`.
 
     Raises:
         VideoReadError: a frame is missing, or the picture size changes within the clip.
@@ -122,13 +118,11 @@ def assemble(
     missing = sorted(set(wanted.tolist()) - frames.keys())
     if missing:
         first = f"frame {missing[0]} at {info.seconds[missing[0]]:.3f} s"
-        raise VideoReadError(
-            path, f"{first} cannot be decoded ({len(missing)} such frames, {bad_packets} bad packets)"
-        )
+        raise VideoReadError(path, f"{first} cannot be decoded ({len(missing)} such frames, {bad_packets} bad packets)")
     shapes = {frames[i].shape for i in frames}
     if len(shapes) > 1:
-        raise VideoReadError(
-            path, f"the picture size changes within the clip: {sorted(shapes)}; re-encode it"
-        )
-    stacked = np.stack([frames[int(i)] for i in wanted])
+        raise VideoReadError(path, f"the picture size changes within the clip: {sorted(shapes)}; re-encode it")
+    stacked = np.empty((len(wanted), *shapes.pop()), np.uint8)
+    for number in sorted(frames):  # each is freed at once: a clip is held in memory once, not twice
+        stacked[wanted == number] = frames.pop(number)
     return Clip(stacked, wanted, info.seconds[wanted], bad_packets, corrupt_frames)

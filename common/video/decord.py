@@ -55,6 +55,7 @@ def refusal(found: pyav.Inspection) -> str | None:
         (info.codec in CODECS_UNKNOWN, f"it cannot decode {info.codec}"),
         (index.missing_packets > 0, f"the file is cut off, {index.missing_packets} packets are missing"),
         (index.num_hidden > 0, f"it would count {index.num_hidden} hidden packets (a cut by stream copy)"),
+        (index.num_open_groups > 0, f"it misnumbers frames around {index.num_open_groups} open groups of pictures"),
         (not index.exact, "the file has no usable presentation times"),
         (mirrored, "the picture is stored mirrored, and it would not turn it back"),
     )

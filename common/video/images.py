@@ -58,9 +58,7 @@ def _files(source: Source) -> list[Path]:
     if not isinstance(source, str | Path):
         files = [Path(item) for item in source]
     elif Path(source).is_dir():
-        found = (
-            f for f in Path(source).iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
-        )
+        found = (f for f in Path(source).iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
         files = sorted(found, key=_by_number)
     else:
         files = [Path(source)]
@@ -85,9 +83,7 @@ def _probe_files(files: list[Path]) -> VideoInfo:
 def _probe_animation(path: Path) -> VideoInfo:
     with _opened(path) as image:
         kind = (image.format or "").lower()
-        shown = [
-            frame.info.get("duration", 0) or DEFAULT_MILLISECONDS for frame in ImageSequence.Iterator(image)
-        ]
+        shown = [frame.info.get("duration", 0) or DEFAULT_MILLISECONDS for frame in ImageSequence.Iterator(image)]
         image.seek(0)
         height, width, _ = _rgb(image).shape
     seconds = np.cumsum([0.0, *shown[:-1]]) / 1000

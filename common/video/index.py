@@ -5,7 +5,7 @@ packets before the cut are kept because later frames refer to them, and an edit 
 is a packet that is not marked to be discarded, and its number is its place in the order of presentation.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -41,11 +41,13 @@ class PacketIndex:
     missing_packets: int = 0
     positions: dict[tuple[int | None, int | None], int] = field(init=False, repr=False)
     keys: list[tuple[int, int]] = field(init=False, repr=False)
+    numbers: dict[int, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         positions = {(p.pts, p.dts): i for i, p in enumerate(self.packets)}
         keys = sorted((p.pts, i) for i, p in enumerate(self.packets) if p.is_key and p.pts is not None)
         object.__setattr__(self, "positions", positions)
+        object.__setattr__(self, "numbers", {int(time): i for i, time in enumerate(self.times)})
         object.__setattr__(self, "keys", keys)
 
     @property
@@ -53,10 +55,29 @@ class PacketIndex:
         """Packets that are decoded but never shown."""
         return sum(p.is_hidden for p in self.packets)
 
+    @property
+    def num_open_groups(self) -> int:
+        """Key packets followed, in decoding order, by pictures shown before them.
+
+        Such pictures need the group before (H.264's and HEVC's open groups, MPEG-4's B frames).
+        """
+        count, earliest = 0, None
+        for packet in reversed(self.packets):
+            if packet.pts is None:
+                continue
+            count += packet.is_key and earliest is not None and packet.pts > earliest
+            earliest = packet.pts if earliest is None else min(earliest, packet.pts)
+        return count
+
     def key_before(self, time: int) -> int:
         """Position of the last key packet whose frame is shown at or before `time`; 0 where there is none."""
         place = bisect_right(self.keys, (time, len(self.packets)))
         return self.keys[place - 1][1] if place else 0
+
+    def frames_before(self, position: int) -> int:
+        """How many frames are shown before the one whose packet lies at `position`."""
+        time = self.packets[position].pts
+        return 0 if position == 0 or time is None else bisect_left(self.times, time)
 
     def position_of(self, pts: int | None, dts: int | None) -> int | None:
         """Place of a packet in decoding order; None for a packet that the index does not know."""

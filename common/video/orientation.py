@@ -39,9 +39,7 @@ def upright(picture: NDArray[np.uint8], matrix: tuple[int, ...]) -> NDArray[np.u
     elif b and c and not a and not d:
         turned, across, down = picture.transpose(1, 0, 2), c, b
     else:
-        raise ValueError(
-            f"a display rotation of {rotation(matrix)} degrees is not a quarter turn; re-encode the file"
-        )
+        raise ValueError(f"a display rotation of {rotation(matrix)} degrees is not a quarter turn; re-encode the file")
     turned = turned[:, ::-1] if across < 0 else turned
     turned = turned[::-1] if down < 0 else turned
     return np.ascontiguousarray(turned)

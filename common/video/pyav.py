@@ -25,8 +25,7 @@ from common.video.index import PacketIndex, PacketTimes, build
 
 # Named one by one: a playlist called .mp4 would make FFmpeg open other files or addresses.
 CONTAINERS = (
-    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,ivf,obu,nut,mxf,h264,hevc,m4v,"
-    "mp3,aac,wav,flac"
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,ivf,obu,nut,mxf,h264,hevc,m4v,mp3,aac,wav,flac"
 )
 MAX_DEMUX_ERRORS = 100
 SEEK_GAP = 12  # packets: below it, decoding on is cheaper than a seek, which empties the decoder
@@ -77,9 +76,13 @@ class VideoFile:
         self.path = path
         self.bad_packets = 0
         self.corrupt: set[int] = set()
+        self._damaged: set[int] = set()  # groups of pictures with a loss, by the place of their key packet
+        self._shown = 0  # frames up to here have come out of the decoder, or never will
         self.mirrored = False  # known once `info` has decoded a frame
         self._demux_errors = 0
         self._position = 0  # place in decoding order of the next packet
+        self._entering = False  # a seek has been made, and no frame has come out since
+        self._entered_badly = False
         self.container, self.stream = _open(path)
         try:
             self.index = self._scan()
@@ -127,15 +130,14 @@ class VideoFile:
         number_of = {int(self.index.times[i]): i for i in numbers}
         found = self._by_time(number_of)
         if len(found) < len(numbers):  # an entry point that was none, or damage: once more without any seek
-            self.bad_packets = 0
-            left = {time: number for time, number in number_of.items() if number not in found}
-            found |= self._collect(self._decode(0), left, None)
+            self._forget()
+            found |= self._collect(self._decode(0), number_of, None)
         return found
 
     def _by_time(self, number_of: dict[int, int]) -> dict[int, NDArray[np.uint8]]:
         """Walks forward through the asked times, from key packet to key packet where that saves work."""
         found: dict[int, NDArray[np.uint8]] = {}
-        self.bad_packets = 0
+        self._forget()
         stream = self._decode(self.index.key_before(min(number_of)))
         for time in sorted(number_of):
             if number_of[time] in found:
@@ -144,7 +146,15 @@ class VideoFile:
             if key > self._position + SEEK_GAP:
                 stream = self._decode(key)
             found |= self._collect(stream, number_of, time)
+            if self._entered_badly:
+                return {}
         return found
+
+    def _forget(self) -> None:
+        """Begins the count of damage anew."""
+        self.bad_packets = 0
+        self.corrupt.clear()
+        self._damaged.clear()
 
     def _collect(
         self, stream: Iterator[VideoFrame], number_of: dict[int, int], until: int | None
@@ -171,7 +181,8 @@ class VideoFile:
         return found
 
     def _keep(self, frame: VideoFrame, number: int) -> NDArray[np.uint8]:
-        if frame.is_corrupt:
+        # Decoders do not flag what refers to a damaged or lost frame; the rest of its group is suspect too.
+        if self._group(frame.pts) in self._damaged:
             self.corrupt.add(number)
         return self._picture(frame)
 
@@ -193,10 +204,35 @@ class VideoFile:
             except av.FFmpegError as error:
                 if isinstance(error, MemoryError):  # says nothing about the packet
                     raise
-                self.bad_packets += not _is_last(packet)
+                if not _is_last(packet):
+                    self._lose(packet)
                 continue
-            self.bad_packets += packet.is_corrupt
-            yield from shown
+            if packet.is_corrupt:
+                self._lose(packet)
+            for frame in shown:
+                self._watch(frame)
+                yield frame
+
+    def _lose(self, packet: Packet[VideoStream]) -> None:
+        self.bad_packets += 1
+        self._damaged.add(self._group(packet.pts))
+
+    def _watch(self, frame: VideoFrame) -> None:
+        """Notices frames that came out damaged, or that the decoder passed over without an error."""
+        if frame.is_corrupt:
+            self._damaged.add(self._group(frame.pts))
+        number = None if frame.pts is None or not self.index.exact else self.index.numbers.get(frame.pts)
+        if number is None or number < self._shown:
+            return
+        lost = self.index.times[self._shown : number]
+        self._damaged |= {self._group(int(time)) for time in lost}
+        # The frame sought must come first: some packets marked as key are only where a gradual refresh begins.
+        self._entered_badly = self._entered_badly or (self._entering and len(lost) > 0)
+        self._entering = False
+        self._shown = number + 1
+
+    def _group(self, time: int | None) -> int:
+        return 0 if time is None else self.index.key_before(time)
 
     def _packets(self, start: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
         """Packets from place `start` on, with their places; last the empty one that flushes the decoder."""
@@ -211,6 +247,8 @@ class VideoFile:
                 if position is None or not self.index.is_key(position):
                     position = None
                     continue
+                self._shown = self.index.frames_before(position)
+                self._entering = True
             yield position, packet
             position += 1
 
@@ -226,6 +264,8 @@ class VideoFile:
     def _reopen(self) -> None:
         self.container.close()
         self.container, self.stream = _open(self.path)
+        self._shown = 0
+        self._entering = self._entered_badly = False
 
     def _demux(self) -> Iterator[Packet[VideoStream]]:
         """Packets of the stream; goes on after a damaged place, as a player would."""
@@ -266,11 +306,12 @@ class VideoFile:
         count = sum(1 for _ in self._decode(0)) if index.packets and not index.exact else 0
         if not count:
             raise VideoReadError(self.path, "its video track holds no frames that are shown")
-        if self.bad_packets + index.missing_packets:
+        shown = len(index.packets) - index.num_hidden
+        if self.bad_packets or index.missing_packets or count != shown:
             raise VideoReadError(
                 self.path,
-                f"{self.bad_packets + index.missing_packets} packets are damaged, and without presentation "
-                "times the frames after them cannot be told apart; re-encode it",
+                f"{shown + index.missing_packets} packets give {count} frames, and without presentation times "
+                "these cannot be told apart; re-encode it",
             )
         return replace(index, times=np.arange(count, dtype=np.int64))
 

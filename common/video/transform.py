@@ -109,7 +109,8 @@ def _nearest(source: int, target: int) -> NDArray[np.int64]:
     """Source pixel of each target pixel, in the single precision in which torch computes it."""
     scale = np.float32(source) / np.float32(target)
     places = np.floor(np.arange(target, dtype=np.float32) * scale)
-    return np.minimum(places, source - 1).astype(np.int64)
+    nearest: NDArray[np.int64] = np.minimum(places, source - 1).astype(np.int64)
+    return nearest
 
 
 def _rest(frames: Frames, height: int, width: int) -> tuple[int, int]:

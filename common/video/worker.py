@@ -64,6 +64,8 @@ class Worker:
             if self.process is None or self.process.poll() is not None:
                 self._start()
             header, frames = self._exchange(message, name_of(path), deadline_seconds, memory_bytes)
+            if "spent" in header:  # out of memory: who knows in which state its libraries are
+                self.close()
         if "refused" in header:
             raise VideoReadError(name_of(path), str(header["refused"]))
         return header, frames
@@ -85,9 +87,7 @@ class Worker:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         # subprocess and not multiprocessing: a data loader's workers are daemons, which may have no such
         # children.
-        self.process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         self._exchange(None, "the decoding process", START_SECONDS, MEMORY_BYTES)
 
     def _exchange(
@@ -196,9 +196,7 @@ def read_isolated(
     name = name_of(path)
     helper = worker()
     base = BASE_SECONDS if deadline_seconds is None else deadline_seconds
-    facts, _ = helper.request(
-        "probe", path, backend=backend, deadline_seconds=base, memory_bytes=memory_bytes
-    )
+    facts, _ = helper.request("probe", path, backend=backend, deadline_seconds=base, memory_bytes=memory_bytes)
     info = VideoInfo(**{**facts, "seconds": np.array(facts["seconds"], np.float64)})
     wanted = choose(name, indices, info)
     if deadline_seconds is None:
@@ -213,6 +211,4 @@ def read_isolated(
         num_frames=info.num_frames,
     )
     assert frames is not None
-    return Clip(
-        frames, wanted, info.seconds[wanted], int(answer["bad_packets"]), int(answer["corrupt_frames"])
-    )
+    return Clip(frames, wanted, info.seconds[wanted], int(answer["bad_packets"]), int(answer["corrupt_frames"]))
