@@ -69,8 +69,8 @@ nightly: lint types  ## everything
 	$(PYTEST)
 
 .PHONY: learn
-learn: $(READY)  ## trains each tiny method until it reaches its stated number
-	$(PYTEST) -s -m learning
+learn: $(READY)  ## trains each tiny method until it reaches its stated number, and writes RESULTS.md
+	FRAMELAB_WRITE_RESULTS=1 $(PYTEST) -s -m learning
 
 .PHONY: golden
 golden: $(READY)  ## records the golden numbers again; look at the difference before you commit it

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -45,6 +46,7 @@ def extract(
     temporal: int,
     backend: str,
     shard_size: int,
+    clips_at_once: int,
     max_failed: float,
     num_workers: int,
     device: str,
@@ -61,6 +63,7 @@ def extract(
         temporal: frames a clip at most, and temporal tokens.
         backend: video reader.
         shard_size: clips a shard.
+        clips_at_once: clips whose frames go through the tower together.
         max_failed: greatest share of videos that may fail to decode.
         num_workers: decoding processes.
         device: "auto", "cpu", "cuda" or "cuda:<n>".
@@ -96,23 +99,36 @@ def extract(
     loader = DataLoader(clips, batch_size=None, num_workers=num_workers, prefetch_factor=4 if num_workers else None)
     results = iter(track(loader, description="clip features", total=len(wanted)))
     for number in missing:
-        writer.write(number, *_shard(writer.shards[number], results, tower, temporal))
+        tensors: dict[str, Tensor] = {}
+        failed: list[Failure] = []
+        for batch in batched(writer.shards[number], clips_at_once):
+            made, refused = _features(batch, results, tower, temporal)
+            tensors |= made
+            failed += refused
+        writer.write(number, tensors, failed)
     failures = writer.finish(max_failed=max_failed)
     return {"videos": len(Cache(folder)), "failed": len(failures), "shards made": len(missing)}
 
 
 @torch.inference_mode()
-def _shard(
+def _features(
     items: Sequence[Item], results: Iterator[Tensor | str], tower: ClipPatches, temporal: int
 ) -> tuple[dict[str, Tensor], list[Failure]]:
-    tensors, failures = {}, []
-    for item, clip in zip(items, results, strict=False):
-        if isinstance(clip, str):
-            failures.append(Failure(item.name, clip))
-            continue
-        patches = tower(clip[None].to(tower.mean.device))[0]
-        tensors[item.key] = spatio_temporal(patches, temporal=temporal).half().cpu()
-    return tensors, failures
+    """Takes the next results for `items` and encodes those that are clips in one pass."""
+    taken = dict(zip(items, islice(results, len(items)), strict=True))
+    failures = [Failure(item.name, clip) for item, clip in taken.items() if isinstance(clip, str)]
+    clips = {item.key: clip for item, clip in taken.items() if isinstance(clip, Tensor)}
+    if not clips:
+        return {}, failures
+    pixels = torch.cat(list(clips.values())).to(tower.mean.device, non_blocking=True)
+    patches = tower(pixels[None])[0].split([len(clip) for clip in clips.values()])
+    pooled = [spatio_temporal(frames_of_clip, temporal=temporal).half().cpu() for frames_of_clip in patches]
+    return dict(zip(clips, pooled, strict=True)), failures
+
+
+def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Runs of at most `size` items."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _device(name: str) -> torch.device:
