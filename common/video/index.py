@@ -42,11 +42,13 @@ class PacketIndex:
     positions: dict[tuple[int | None, int | None], int] = field(init=False, repr=False)
     keys: list[tuple[int, int]] = field(init=False, repr=False)
     numbers: dict[int, int] = field(init=False, repr=False)
+    first_key: int = field(init=False)
 
     def __post_init__(self) -> None:
         positions = {(p.pts, p.dts): i for i, p in enumerate(self.packets)}
         keys = sorted((p.pts, i) for i, p in enumerate(self.packets) if p.is_key and p.pts is not None)
         object.__setattr__(self, "positions", positions)
+        object.__setattr__(self, "first_key", next((i for i, p in enumerate(self.packets) if p.is_key), 0))
         object.__setattr__(self, "numbers", {int(time): i for i, time in enumerate(self.times)})
         object.__setattr__(self, "keys", keys)
 
@@ -54,6 +56,15 @@ class PacketIndex:
     def num_hidden(self) -> int:
         """Packets that are decoded but never shown."""
         return sum(p.is_hidden for p in self.packets)
+
+    @property
+    def starts_within_group(self) -> bool:
+        """Whether some packets may lack what they refer to: a stream cut out of another, or received midway.
+
+        Those before the first key packet do; those shown before it, but stored after it, may.
+        """
+        first = self.packets[self.first_key].pts if self.packets else None
+        return self.first_key > 0 or (first is not None and any(time < first for time in self.times[:1]))
 
     @property
     def num_open_groups(self) -> int:
@@ -88,6 +99,12 @@ class PacketIndex:
         return position == 0 or self.packets[position].is_key
 
 
+def hide(index: PacketIndex, shown: set[int]) -> PacketIndex:
+    """The index in which only packets with these presentation times are shown."""
+    packets = [p._replace(is_hidden=p.is_hidden or p.pts not in shown) for p in index.packets]
+    return build(packets, reordered_avi=False, missing_packets=index.missing_packets)
+
+
 def build(packets: list[PacketTimes], *, reordered_avi: bool, missing_packets: int = 0) -> PacketIndex:
     """Makes the index of a stream.
 
@@ -100,5 +117,4 @@ def build(packets: list[PacketTimes], *, reordered_avi: bool, missing_packets: i
     shown = [p.pts for p in packets if not p.is_hidden]
     known = sorted(time for time in shown if time is not None)
     exact = len(known) == len(shown) and len(set(known)) == len(known) and not reordered_avi
-    unique = len({(p.pts, p.dts) for p in packets}) == len(packets)
-    return PacketIndex(np.array(known, np.int64), packets, exact and unique, missing_packets)
+    return PacketIndex(np.array(known, np.int64), packets, exact, missing_packets)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from common.video import orientation
 from common.video.clip import Clip, Indices, VideoInfo, VideoReadError, assemble, choose, mean_fps
 from common.video.damage import explain
-from common.video.index import PacketIndex, PacketTimes, build
+from common.video.index import PacketIndex, PacketTimes, build, hide
 
 # Named one by one: a playlist called .mp4 would make FFmpeg open other files or addresses.
 CONTAINERS = (
@@ -249,7 +249,8 @@ class VideoFile:
                     continue
                 self._shown = self.index.frames_before(position)
                 self._entering = True
-            yield position, packet
+            if position >= self.index.first_key:  # those before it refer to what is not there
+                yield position, packet
             position += 1
 
     def _seek(self, start: int) -> int | None:
@@ -296,24 +297,33 @@ class VideoFile:
         missing = max(cut_off, announced - len(packets)) + self._demux_errors
         reordered = container == "avi" and self.stream.codec_context.has_b_frames
         index = build(packets, reordered_avi=bool(reordered), missing_packets=missing)
-        if index.exact and len(index.times):
-            return index
-        return self._counted(index)
-
-    def _counted(self, index: PacketIndex) -> PacketIndex:
-        """The index of a stream whose packets carry no usable times: decodes it to count the frames."""
         self.index = index
-        count = sum(1 for _ in self._decode(0)) if index.packets and not index.exact else 0
-        if not count:
+        if not index.exact:
+            return self._counted(index, reordered=bool(reordered))
+        if index.starts_within_group:
+            first = next((frame.pts for frame in self._decode(0) if frame.pts in index.numbers), None)
+            index = hide(index, {time for time in index.numbers if first is not None and time >= first})
+        if not len(index.times):
             raise VideoReadError(self.path, "its video track holds no frames that are shown")
-        shown = len(index.packets) - index.num_hidden
-        if self.bad_packets or index.missing_packets or count != shown:
+        return index
+
+    def _counted(self, index: PacketIndex, *, reordered: bool) -> PacketIndex:
+        """The index of a stream whose packets lack usable times: decodes all of it to see what is shown."""
+        shown = [frame.pts for frame in self._decode(0)]
+        if not shown:
+            raise VideoReadError(self.path, "its video track holds no frames that are shown")
+        known = [time for time in shown if time is not None]
+        stored = {p.pts for p in index.packets if p.pts is not None and not p.is_hidden}
+        if known and not reordered and known == shown == sorted(set(known)) and stored == set(known):
+            return hide(index, set(known))  # only packets that are never shown had no time
+        expected = len(index.packets) - index.num_hidden
+        if self.bad_packets or index.missing_packets or len(shown) != expected:
             raise VideoReadError(
                 self.path,
-                f"{shown + index.missing_packets} packets give {count} frames, and without presentation times "
-                "these cannot be told apart; re-encode it",
+                f"{expected + index.missing_packets} packets give {len(shown)} frames, and without presentation "
+                "times these cannot be told apart; re-encode it",
             )
-        return replace(index, times=np.arange(count, dtype=np.int64))
+        return replace(index, times=np.arange(len(shown), dtype=np.int64))
 
 
 def _open(path: Path) -> tuple[InputContainer, VideoStream]:

@@ -120,6 +120,11 @@ def _with_sound(folder: Path) -> None:
     ffmpeg(*sound, "-i", folder / "gop250.mp4", *streams, folder / "sound.mp4")
 
 
+def _received_midway(folder: Path) -> None:
+    data = (folder / "copied.ts").read_bytes()
+    (folder / "midway.ts").write_bytes(data[188 * 40 :])  # TS packets have 188 bytes
+
+
 X265 = ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params")
 VP9 = ("-c:v", "libvpx-vp9", "-crf", "20", "-b:v", "0", "-deadline", "realtime", "-cpu-used", "8")
 MPEG4 = ("-c:v", "mpeg4", "-q:v", "2", "-bf", "2", "-g", "24")
@@ -160,6 +165,11 @@ GOOD: dict[str, tuple[str | None, Maker]] = {
     ),
     "copied.mkv": ("libx264", _cut("ordinary.mp4", "copied.mkv", 0)),
     "program.mpg": (None, _plain("program.mpg", 60, "-c:v", "mpeg2video", "-q:v", "2", "-bf", "2")),
+    "hevc.mp4": ("libx265", _plain("hevc.mp4", 60, *X265, "log-level=error:keyint=20:bframes=3")),
+    "cut_open_gop.mkv": ("libx264", _cut("open_gop.mp4", "cut_open_gop.mkv", 1.6)),
+    "cut_hevc.ts": ("libx265", _cut("hevc.mp4", "cut_hevc.ts", 0.8)),
+    "cut_hevc.mkv": ("libx265", _cut("hevc.mp4", "cut_hevc.mkv", 0.8)),
+    "midway.ts": ("libx264", _received_midway),
     "raw.h264": ("libx264", _plain("raw.h264", 60, *X264)),
     "vp9.webm": ("libvpx-vp9", _plain("vp9.webm", 60, *VP9, "-g", "25")),
     "vp8_hidden.webm": (
@@ -182,7 +192,6 @@ GOOD: dict[str, tuple[str | None, Maker]] = {
         ),
     ),
     "av1.mp4": ("libsvtav1", _plain("av1.mp4", 40, "-c:v", "libsvtav1", "-preset", "12", "-crf", "25")),
-    "hevc.mp4": ("libx265", _plain("hevc.mp4", 60, *X265, "log-level=error:keyint=20:bframes=3")),
     "ten_bit.mp4": (
         "libx264",
         _plain("ten_bit.mp4", 40, "-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p10le"),

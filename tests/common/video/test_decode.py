@@ -34,8 +34,8 @@ def test_nothing_wrong_and_nothing_missing_in_any_file(made: dict[str, Made]) ->
             assert (clip.bad_packets, clip.corrupt_frames) == (0, 0), name
             frames, reads = frames + len(seen), reads + 1
     without_encoder = {encoder for encoder, _ in GOOD.values() if encoder} - files.encoders()
-    assert len(GOOD) == 32
-    assert len(made) == 32 or without_encoder, f"{len(made)} of 32 files were made"
+    assert len(GOOD) == 36
+    assert len(made) == 36 or without_encoder, f"{len(made)} of 36 files were made"
     assert reads == 3 * len(made)
     assert frames > 80 * len(made)
 

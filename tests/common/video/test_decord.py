@@ -41,6 +41,8 @@ REFUSED = {
     "copied.ts": "containers such as mpegts",
     "intra_refresh.ts": "containers such as mpegts",
     "program.mpg": "containers such as mpeg",
+    "cut_hevc.mkv": "hidden packets",
+    "midway.ts": "containers such as mpegts",
     "raw.h264": "containers such as h264",
     "av1.mp4": "cannot decode av1",
     "mirrored.mp4": "mirrored",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.video.index import PacketTimes, build
+from common.video.index import PacketTimes, build, hide
 
 # Decoding order I P B B I P: presentation 0 3 1 2 4 5; the group from 4 on can be entered at place 4.
 STREAM = [
@@ -67,3 +67,19 @@ def test_open_groups_are_counted() -> None:
     assert build(STREAM, reordered_avi=False).num_open_groups == 0
     late = [*STREAM, PacketTimes(8, 4, True, False), PacketTimes(6, 5, False, False), PacketTimes(7, 6, False, False)]
     assert build(late, reordered_avi=False).num_open_groups == 1
+
+
+def test_a_stream_may_start_within_a_group() -> None:
+    assert not build(STREAM, reordered_avi=False).starts_within_group
+    assert build(STREAM[1:], reordered_avi=False).starts_within_group
+    leading = [PacketTimes(9, 0, True, False), PacketTimes(8, 1, False, False)]
+    assert build(leading, reordered_avi=False).starts_within_group
+    hidden = [leading[0], leading[1]._replace(is_hidden=True)]
+    assert not build(hidden, reordered_avi=False).starts_within_group
+
+
+def test_hiding_keeps_what_is_shown() -> None:
+    index = hide(build(STREAM, reordered_avi=False), {3, 4})
+    assert index.times.tolist() == [3, 4]
+    assert index.num_hidden == 4
+    assert len(index.packets) == 6
