@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common.callbacks.stopping import EXIT_STOPPED
 from common.checkpoint import committed, locate
 from common.loggers import read_metrics
 
@@ -21,7 +22,7 @@ SMALL = [
     "batch.micro=2",
     "batch.eval=16",
     "callbacks.checkpointing.every=3",
-    "callbacks.train_log.every=1",
+    "callbacks.metrics_log.every=1",
     "hydra.job.name=train",
 ]
 
@@ -30,7 +31,7 @@ def train(folder: Path, *overrides: str, fault: str = "none:0", ids: Path | None
     environment = os.environ | {"FAULT": fault, "OMP_NUM_THREADS": "1"} | ({"IDS_LOG": str(ids)} if ids else {})
     command = [sys.executable, "-m", "tests.train_with_faults", *SMALL, *overrides, f"paths.outputs={folder}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode not in (0, -signal.SIGKILL):
+    if done.returncode not in (0, -signal.SIGKILL, EXIT_STOPPED):
         raise AssertionError(done.stdout[-3000:] + done.stderr[-6000:])
     return done.returncode
 
@@ -77,6 +78,13 @@ def test_killed_and_resumed_is_bit_equal(fault: str, data: str, whole: Path, tmp
     assert losses(tmp_path) == losses(whole)
     last, other = (committed(run_of(folder) / "checkpoints")[-1] for folder in (tmp_path, whole))
     assert last.name == other.name == "step_0000010.ckpt"
+
+
+def test_sigterm_saves_at_the_next_step_and_stops(data: str, whole: Path, tmp_path: Path) -> None:
+    assert train(tmp_path, data, "prepare=[]", fault="term:17") == EXIT_STOPPED  # in step 5
+    assert committed(run_of(tmp_path) / "checkpoints")[-1].name == "step_0000005.ckpt"
+    assert train(tmp_path, data, "prepare=[]", "ckpt=last") == 0
+    assert losses(tmp_path) == losses(whole)
 
 
 def test_processes_may_change_on_the_way(data: str, whole: Path, tmp_path: Path) -> None:

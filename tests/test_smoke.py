@@ -24,7 +24,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def configure(experiment: str, root: Path, *overrides: str) -> DictConfig:
     small = ["steps=4", "validate_every=2", "batch.global=4", "batch.micro=2", "batch.eval=8", "request.count=2"]
-    always = [f"paths.data={root}/data", f"paths.run={root}/{experiment}", "callbacks.train_log.every=1", "prepare=[]"]
+    always = [
+        f"paths.data={root}/data",
+        f"paths.run={root}/{experiment}",
+        "callbacks.metrics_log.every=1",
+        "prepare=[]",
+    ]
     return compose(f"experiment={experiment}", *small, *always, *overrides)
 
 

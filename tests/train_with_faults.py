@@ -2,7 +2,8 @@
 
 FAULT names where the process kills itself with SIGKILL: `micro:<n>` after the n-th micro-batch's backward pass,
 `write:<n>` half-way through writing the n-th checkpoint, `commit:<n>` between its rename and its manifest,
-`validation:<n>` in the n-th validation batch. IDS_LOG names a file for the rows of every micro-batch.
+`validation:<n>` in the n-th validation batch; `term:<n>` sends itself SIGTERM in the n-th backward pass instead.
+IDS_LOG names a file for the rows of every micro-batch.
 """
 
 import os
@@ -63,6 +64,10 @@ def uncommitted(temporary: Path, final: Path, manifest: checkpoint.Manifest) -> 
 commit = checkpoint.commit
 if KIND == "micro":
     VideoChatGPT.on_after_backward = lambda module: die() if due() else None  # type: ignore[method-assign]
+if KIND == "term":
+    VideoChatGPT.on_after_backward = (  # type: ignore[method-assign]
+        lambda module: os.kill(os.getpid(), signal.SIGTERM) if due() else None
+    )
 if KIND == "validation":
     VideoChatGPT.validation_step = around(  # type: ignore[method-assign]
         VideoChatGPT.validation_step, after=lambda *_: die() if due() else None

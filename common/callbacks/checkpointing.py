@@ -72,6 +72,19 @@ class Checkpointing(Callback):
             for leftover in self.folder.glob(".step_*.part"):
                 leftover.unlink()
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"scored_step": self._scored_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._scored_step = state_dict["scored_step"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Makes up for a validation that was due at the restored step, where a signal came before it."""
+        if self._saved_step > 0 and self._validation_is_due(trainer) and self._scored_step != self._saved_step:
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         step = trainer.global_step
         boundary = trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches == 0
@@ -89,7 +102,7 @@ class Checkpointing(Callback):
             raise ValueError(
                 f"objective={self.objective} was not logged by validation; there is {sorted(self._metrics)}"
             )
-        self._scored_step = trainer.global_step
+        self._scored_step, self._saved_step = trainer.global_step, -1  # a step saved before is saved with its score
         self.save(trainer)
 
     @staticmethod
@@ -148,36 +161,27 @@ class Checkpointing(Callback):
         source = str(trainer.ckpt_path)
         files.check_names(files.trainable_names(pl_module), checkpoint["state_dict"], source=source)
         step = checkpoint["global_step"]
-        checkpoint["loops"]["fit_loop"] = loop_state(
-            checkpoint["loops"]["fit_loop"],
-            step=step,
-            accumulate=trainer.accumulate_grad_batches,
-            validation_every=trainer.val_check_interval if isinstance(trainer.val_check_interval, int) else None,
-        )
+        fit_loop = checkpoint["loops"]["fit_loop"]
+        checkpoint["loops"]["fit_loop"] = loop_state(fit_loop, step=step, accumulate=trainer.accumulate_grad_batches)
         self._saved_step = step
 
 
-def loop_state(
-    fit_loop: Mapping[str, Any], *, step: int, accumulate: int, validation_every: int | None
-) -> dict[str, Any]:
+def loop_state(fit_loop: Mapping[str, Any], *, step: int, accumulate: int) -> dict[str, Any]:
     """Lightning's counters for a run that stands between two optimizer steps, whatever the world it was saved in.
 
     Args:
         fit_loop: the saved state of the loop.
         step: optimizer steps done.
         accumulate: micro-batches a step in the world that resumes.
-        validation_every: micro-batches between validations.
 
     Returns:
-        The state with every batch counter set from `step`. Lightning adds one to its logging step when it skips the
-        validation of the step it was saved at; that is taken off beforehand.
+        The state with every batch counter set from `step`.
     """
     state = json.loads(json.dumps(fit_loop))
     batches = step * accumulate
     counted = {"ready": batches, "started": batches, "processed": batches, "completed": batches}
     state["epoch_loop.batch_progress"] |= {"total": dict(counted), "current": dict(counted), "is_last_batch": False}
-    skips_validation = validation_every is not None and step > 0 and batches % validation_every == 0
-    state["epoch_loop.state_dict"]["_batches_that_stepped"] = step - 1 if skips_validation else step
+    state["epoch_loop.state_dict"]["_batches_that_stepped"] = step
     once = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
     state["epoch_progress"] |= {"total": dict(once), "current": dict(once)}
     return dict(state)

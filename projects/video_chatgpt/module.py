@@ -128,9 +128,9 @@ class VideoChatGPT(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         loss, estimates = self._scores()
-        self.log("val/loss", loss)
+        self.log("val/loss", loss, logger=False)
         for group, estimate in estimates.items():
-            self.log(f"val/exact/{group}", estimate.value)
+            self.log(f"val/exact/{group}", estimate.value, logger=False)
 
     def on_test_epoch_start(self) -> None:
         self._reports = {}

@@ -1,4 +1,4 @@
-"""What training reports of a step: the loss of the global batch, the learning rates, the speed."""
+"""What a run reports of a step: the loss of the global batch, learning rates, speed, and each validation."""
 
 import time
 from typing import Any
@@ -8,10 +8,12 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 
-class TrainLog(Callback):
+class MetricsLog(Callback):
     """Logs `train/loss` and the like every few steps, the loss summed over micro-batches and averaged over ranks.
 
-    The loss stays on the device until a step is logged, so that no other step waits for it.
+    The loss stays on the device until a step is logged, so that no other step waits for it. Modules log their `val/`
+    metrics with `logger=False`, and this callback writes them under the number of optimizer steps done, which
+    Lightning's own logging misses by one.
     """
 
     def __init__(self, *, every: int) -> None:
@@ -51,5 +53,15 @@ class TrainLog(Callback):
         if torch.cuda.is_available():
             metrics["train/peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self._clock, self._clock_step = now, step
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=step)
+        _log(trainer, metrics)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            scores = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+            _log(trainer, {name: float(value) for name, value in scores.items()})
+            self._clock, self._clock_step = time.monotonic(), trainer.global_step
+
+
+def _log(trainer: Trainer, metrics: dict[str, float]) -> None:
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics, step=trainer.global_step)
