@@ -22,13 +22,14 @@ from common.video import orientation
 from common.video.clip import Clip, Indices, VideoInfo, VideoReadError, assemble, choose, mean_fps
 from common.video.damage import explain
 from common.video.index import PacketIndex, PacketTimes, build, hide
+from common.video.losses import Losses
+from common.video.walk import Walk
 
 # Named one by one: a playlist called .mp4 would make FFmpeg open other files or addresses.
 CONTAINERS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,ivf,obu,nut,mxf,h264,hevc,m4v,mp3,aac,wav,flac"
 )
 MAX_DEMUX_ERRORS = 100
-SEEK_GAP = 12  # packets: below it, decoding on is cheaper than a seek, which empties the decoder
 
 
 def probe(path: Path) -> VideoInfo:
@@ -56,14 +57,14 @@ def read(path: Path, indices: Indices) -> Clip:
     with closing(VideoFile(path)) as video:
         info = video.info() if callable(indices) else video.outline()
         wanted = choose(path, indices, info)
-        frames = video.frames(np.unique(wanted).tolist())
-        bad = video.bad_packets + video.index.missing_packets
-        corrupt = len(video.corrupt & frames.keys())
-        return assemble(path, wanted, frames, info, bad_packets=bad, corrupt_frames=corrupt)
+        walk = Walk(video, np.unique(wanted).tolist())
+        bad = video.losses.bad_packets + video.index.missing_packets
+        corrupt = len(walk.suspect)
+        return assemble(path, wanted, walk.pictures, info, bad_packets=bad, corrupt_frames=corrupt)
 
 
 class VideoFile:
-    """One open video file: its index, and its frames by number.
+    """One open video file: its index, and its frames from any key packet on.
 
     Args:
         path: a file in one of `CONTAINERS`.
@@ -74,21 +75,19 @@ class VideoFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.bad_packets = 0
-        self.corrupt: set[int] = set()
-        self._damaged: set[int] = set()  # groups of pictures with a loss, by the place of their key packet
-        self._shown = 0  # frames up to here have come out of the decoder, or never will
         self.mirrored = False  # known once `info` has decoded a frame
         self._demux_errors = 0
-        self._position = 0  # place in decoding order of the next packet
-        self._entering = False  # a seek has been made, and no frame has come out since
-        self._entered_badly = False
+        self.position = 0  # place in decoding order of the next packet
         self.container, self.stream = _open(path)
         try:
-            self.index = self._scan()
+            self._use(self._scan())
         except BaseException:
             self.close()
             raise
+
+    def _use(self, index: PacketIndex) -> None:
+        self.index = index
+        self.losses = Losses(index)
 
     def close(self) -> None:
         """Frees the decoder and the file."""
@@ -115,78 +114,15 @@ class VideoFile:
     def info(self) -> VideoInfo:
         """`outline` with the size and rotation of the first frame that decodes."""
         info = self.outline()
-        first = next(self._decode(0), None)
+        first = next(self.decode(0), None)
         if first is None:
             raise VideoReadError(self.path, f"none of its {info.num_frames} frames can be decoded")
         matrix = _matrix(first)
         self.mirrored = orientation.is_mirrored(matrix)
-        height, width, _ = self._picture(first).shape
+        height, width, _ = self.picture(first).shape
         return info._replace(height=height, width=width, rotation=orientation.rotation(matrix))
 
-    def frames(self, numbers: list[int]) -> dict[int, NDArray[np.uint8]]:
-        """Decodes the frames with these numbers (ascending, different); leaves out what cannot be decoded."""
-        if not self.index.exact:
-            return self._by_order(set(numbers))
-        number_of = {int(self.index.times[i]): i for i in numbers}
-        found = self._by_time(number_of)
-        if len(found) < len(numbers):  # an entry point that was none, or damage: once more without any seek
-            self._forget()
-            found |= self._collect(self._decode(0), number_of, None)
-        return found
-
-    def _by_time(self, number_of: dict[int, int]) -> dict[int, NDArray[np.uint8]]:
-        """Walks forward through the asked times, from key packet to key packet where that saves work."""
-        found: dict[int, NDArray[np.uint8]] = {}
-        self._forget()
-        stream = self._decode(self.index.key_before(min(number_of)))
-        for time in sorted(number_of):
-            if number_of[time] in found:
-                continue
-            key = self.index.key_before(time)
-            if key > self._position + SEEK_GAP:
-                stream = self._decode(key)
-            found |= self._collect(stream, number_of, time)
-            if self._entered_badly:
-                return {}
-        return found
-
-    def _forget(self) -> None:
-        """Begins the count of damage anew."""
-        self.bad_packets = 0
-        self.corrupt.clear()
-        self._damaged.clear()
-
-    def _collect(
-        self, stream: Iterator[VideoFrame], number_of: dict[int, int], until: int | None
-    ) -> dict[int, NDArray[np.uint8]]:
-        """Takes asked frames from the decoder up to time `until` (or until all are there)."""
-        found: dict[int, NDArray[np.uint8]] = {}
-        for frame in stream:
-            number = None if frame.pts is None else number_of.get(frame.pts)
-            if number is not None:
-                found[number] = self._keep(frame, number)
-            enough = len(found) == len(number_of)
-            if enough or (until is not None and frame.pts is not None and frame.pts >= until):
-                break
-        return found
-
-    def _by_order(self, numbers: set[int]) -> dict[int, NDArray[np.uint8]]:
-        """Counts frames from the start; only an undamaged stream gets here, so the count means something."""
-        found: dict[int, NDArray[np.uint8]] = {}
-        for number, frame in enumerate(self._decode(0)):
-            if number in numbers:
-                found[number] = self._keep(frame, number)
-                if len(found) == len(numbers):
-                    break
-        return found
-
-    def _keep(self, frame: VideoFrame, number: int) -> NDArray[np.uint8]:
-        # Decoders do not flag what refers to a damaged or lost frame; the rest of its group is suspect too.
-        if self._group(frame.pts) in self._damaged:
-            self.corrupt.add(number)
-        return self._picture(frame)
-
-    def _picture(self, frame: VideoFrame) -> NDArray[np.uint8]:
+    def picture(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """RGB, uint8 (H, W, 3), upright."""
         # One thread here too: parallelism belongs to the data loader's workers.
         picture = np.asarray(frame.to_ndarray(format="rgb24", threads=1), dtype=np.uint8)
@@ -195,44 +131,23 @@ class VideoFile:
         except ValueError as error:
             raise VideoReadError(self.path, str(error)) from error
 
-    def _decode(self, start: int) -> Iterator[VideoFrame]:
+    def decode(self, start: int) -> Iterator[VideoFrame]:
         """Frames from the key packet at place `start` on, in the order of presentation."""
         for position, packet in self._packets(start):
-            self._position = position + 1
+            self.position = position + 1
             try:
                 shown = packet.decode()
             except av.FFmpegError as error:
                 if isinstance(error, MemoryError):  # says nothing about the packet
                     raise
                 if not _is_last(packet):
-                    self._lose(packet)
+                    self.losses.refuse(packet.pts)
                 continue
             if packet.is_corrupt:
-                self._lose(packet)
+                self.losses.refuse(packet.pts)
             for frame in shown:
-                self._watch(frame)
+                self.losses.show(frame.pts, corrupt=frame.is_corrupt)
                 yield frame
-
-    def _lose(self, packet: Packet[VideoStream]) -> None:
-        self.bad_packets += 1
-        self._damaged.add(self._group(packet.pts))
-
-    def _watch(self, frame: VideoFrame) -> None:
-        """Notices frames that came out damaged, or that the decoder passed over without an error."""
-        if frame.is_corrupt:
-            self._damaged.add(self._group(frame.pts))
-        number = None if frame.pts is None or not self.index.exact else self.index.numbers.get(frame.pts)
-        if number is None or number < self._shown:
-            return
-        lost = self.index.times[self._shown : number]
-        self._damaged |= {self._group(int(time)) for time in lost}
-        # The frame sought must come first: some packets marked as key are only where a gradual refresh begins.
-        self._entered_badly = self._entered_badly or (self._entering and len(lost) > 0)
-        self._entering = False
-        self._shown = number + 1
-
-    def _group(self, time: int | None) -> int:
-        return 0 if time is None else self.index.key_before(time)
 
     def _packets(self, start: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
         """Packets from place `start` on, with their places; last the empty one that flushes the decoder."""
@@ -247,8 +162,7 @@ class VideoFile:
                 if position is None or not self.index.is_key(position):
                     position = None
                     continue
-                self._shown = self.index.frames_before(position)
-                self._entering = True
+                self.losses.enter(position)
             if position >= self.index.first_key:  # those before it refer to what is not there
                 yield position, packet
             position += 1
@@ -265,8 +179,7 @@ class VideoFile:
     def _reopen(self) -> None:
         self.container.close()
         self.container, self.stream = _open(self.path)
-        self._shown = 0
-        self._entering = self._entered_badly = False
+        self.losses.start()
 
     def _demux(self) -> Iterator[Packet[VideoStream]]:
         """Packets of the stream; goes on after a damaged place, as a player would."""
@@ -297,11 +210,11 @@ class VideoFile:
         missing = max(cut_off, announced - len(packets)) + self._demux_errors
         reordered = container == "avi" and self.stream.codec_context.has_b_frames
         index = build(packets, reordered_avi=bool(reordered), missing_packets=missing)
-        self.index = index
+        self._use(index)
         if not index.exact:
             return self._counted(index, reordered=bool(reordered))
         if index.starts_within_group:
-            first = next((frame.pts for frame in self._decode(0) if frame.pts in index.numbers), None)
+            first = next((frame.pts for frame in self.decode(0) if frame.pts in index.numbers), None)
             index = hide(index, {time for time in index.numbers if first is not None and time >= first})
         if not len(index.times):
             raise VideoReadError(self.path, "its video track holds no frames that are shown")
@@ -309,7 +222,7 @@ class VideoFile:
 
     def _counted(self, index: PacketIndex, *, reordered: bool) -> PacketIndex:
         """The index of a stream whose packets lack usable times: decodes all of it to see what is shown."""
-        shown = [frame.pts for frame in self._decode(0)]
+        shown = [frame.pts for frame in self.decode(0)]
         if not shown:
             raise VideoReadError(self.path, "its video track holds no frames that are shown")
         known = [time for time in shown if time is not None]
@@ -317,7 +230,7 @@ class VideoFile:
         if known and not reordered and known == shown == sorted(set(known)) and stored == set(known):
             return hide(index, set(known))  # only packets that are never shown had no time
         expected = len(index.packets) - index.num_hidden
-        if self.bad_packets or index.missing_packets or len(shown) != expected:
+        if self.losses.bad_packets or index.missing_packets or len(shown) != expected:
             raise VideoReadError(
                 self.path,
                 f"{expected + index.missing_packets} packets give {len(shown)} frames, and without presentation "

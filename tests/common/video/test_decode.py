@@ -167,3 +167,10 @@ def test_a_name_with_a_colon_is_a_file_and_no_address(
     (tmp_path / "http:clip.mp4").write_bytes(made["ordinary.mp4"].path.read_bytes())
     monkeypatch.chdir(tmp_path)
     assert probe("http:clip.mp4").num_frames == 200
+
+
+def test_references_that_are_never_shown_are_no_frames(made: dict[str, Made]) -> None:
+    path = the("vp8_hidden.webm", made).path
+    info, index, _ = pyav.inspect(path)
+    assert info.num_frames == 120
+    assert index.num_hidden == len(index.packets) - 120 > 0
