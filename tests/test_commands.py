@@ -57,7 +57,7 @@ def test_help_lists_what_there_is(capfd: pytest.CaptureFixture[str], monkeypatch
 @pytest.mark.slow
 def test_two_first_runs_at_once_prepare_once(tmp_path: Path) -> None:
     small = ["steps=2", "validate_every=2", "batch.global=4", "batch.micro=4"]
-    needs = "prepare=[[task=shapes,'task.clips={train:20,val:4,test:4}'],[task=clip_features_tiny]]"
+    needs = "prepare=[['task=shapes','task.clips={train:20,val:4,test:4}'],['task=clip_features_tiny']]"
     where = [f"paths.data={tmp_path}/data", f"paths.outputs={tmp_path}/outputs"]
     command = [sys.executable, "-m", "launchers.train", *small, needs, *where]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
