@@ -29,6 +29,9 @@ CONF = ROOT / "conf"
 # an alias such as `common.files.os.system` does not pass.
 ALLOWED_TARGETS = ("common", "projects", "lightning", "torch.optim", "torch.nn", "torchmetrics", "diffusers.schedulers")
 
+# Keys of a node that are for hydra; `_recursive_: false` hands its parts to the target as they are written.
+HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_")
+
 SECRET = re.compile(r"hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|\b[0-9a-f]{40}\b")
 
 
@@ -155,7 +158,7 @@ def bind(node: Any, key: str = "") -> int:
     if "_target_" not in node:
         return bound
     target = resolve_target(node["_target_"], key)
-    arguments = {name: value for name, value in node.items() if name not in ("_target_", "_partial_", "_convert_")}
+    arguments = {name: value for name, value in node.items() if name not in HYDRA_KEYS}
     _bind_one(target, arguments, key=key, partial=bool(node.get("_partial_", False)))
     return bound + 1
 
