@@ -54,12 +54,12 @@ def test_train_resume_evaluate_generate_export(experiment: str, root: Path) -> N
         assert again[name] == first[name]
 
     rows_of_other_runs = [f"~compare.{row}" for row, ckpt in cfg.compare.items() if ckpt != "none"]
-    evaluate.main(configure(experiment, root, f"ckpt={run}", *rows_of_other_runs, f"paths.run={root}/evaluated"))
-    rows = json.loads((root / "evaluated" / "metrics.json").read_text())["rows"]
+    evaluate.main(configure(experiment, root, f"ckpt={run}", *rows_of_other_runs, f"paths.run={run}/evaluated"))
+    rows = json.loads((run / "evaluated" / "metrics.json").read_text())["rows"]
     assert {*cfg.data.test, "chance", "before_training"} <= rows.keys()
 
-    generate.main(configure(experiment, root, f"ckpt={run}", f"paths.run={root}/generated"))
-    assert len((root / "generated" / "generated.jsonl").read_text().splitlines()) == 2
+    generate.main(configure(experiment, root, f"ckpt={run}", f"paths.run={run}/generated"))
+    assert len((run / "generated" / "generated.jsonl").read_text().splitlines()) == 2
 
-    export.main(configure(experiment, root, f"ckpt={run}", f"paths.run={root}/exported"))
-    assert load_file(root / "exported" / "export" / "trained.safetensors")
+    export.main(configure(experiment, root, f"ckpt={run}", f"paths.run={run}/exported"))
+    assert load_file(run / "exported" / "export" / "trained.safetensors")

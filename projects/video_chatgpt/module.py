@@ -35,6 +35,7 @@ class VideoChatGPT(LightningModule):
         feature_width: int,
         temporal: int,
         train_language_model: bool,
+        adapter: Build[list[str]] | None,
         optimizer: Build[Optimizer],
         lr: float,
         language_model_lr: float | None,
@@ -50,7 +51,8 @@ class VideoChatGPT(LightningModule):
             tokenizer: recipe of the tokenizer, to read answers.
             feature_width: D of the features.
             temporal: temporal tokens T.
-            train_language_model: whether the decoder learns too.
+            train_language_model: whether the decoder learns too, all of it.
+            adapter: recipe of low-rank adapters in the decoder (`common.lora.add_lora`), instead of all of it.
             optimizer: recipe of the optimizer, called with parameter groups.
             lr: of the projector and the boundary rows.
             language_model_lr: of the decoder, if it learns.
@@ -60,11 +62,13 @@ class VideoChatGPT(LightningModule):
             max_new_tokens: longest generated answer.
         """
         super().__init__()
-        if train_language_model == (language_model_lr is None):
-            raise ValueError("model.language_model_lr belongs to model.train_language_model=true, and only to it")
+        if train_language_model and adapter is not None:
+            raise ValueError("model.train_language_model=true trains the whole decoder; leave model.adapter out")
+        if (train_language_model or adapter is not None) == (language_model_lr is None):
+            raise ValueError("model.language_model_lr belongs to a decoder that learns, whole or by an adapter, alone")
         self.recipes = {"language_model": language_model, "encoder": encoder, "tokenizer": tokenizer}
         self.feature_width, self.temporal = feature_width, temporal
-        self.train_language_model = train_language_model
+        self.train_language_model, self.adapter = train_language_model, adapter
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.lr, self.language_model_lr, self.weight_decay = lr, language_model_lr, weight_decay
         self.loss_per, self.max_new_tokens = loss_per, max_new_tokens
@@ -75,7 +79,9 @@ class VideoChatGPT(LightningModule):
         if hasattr(self, "model"):
             return
         language_model = self.recipes["language_model"]().requires_grad_(self.train_language_model)
-        if self.train_language_model:
+        if self.adapter is not None:
+            self.adapter(language_model)
+        if self.language_model_lr is not None:
             language_model.train()
         self.model = VideoLanguageModel(language_model=language_model, feature_width=self.feature_width)
 

@@ -39,15 +39,20 @@ def rows(cfg: DictConfig, split: str = "train", **changes: Any) -> VideoChat:
     return build(node, **changes)()
 
 
-def test_everything_frozen_stays_bit_equal_also_with_weight_decay(shapes: Path, tmp_path: Path) -> None:
-    cfg = configure(shapes, tmp_path, "model.weight_decay=0.5", experiment="video_chatgpt_tiny_projector")
+@pytest.mark.parametrize("experiment", ["video_chatgpt_tiny_projector", "video_chatgpt_lora_tiny"])
+def test_everything_frozen_stays_bit_equal_also_with_weight_decay(
+    experiment: str, shapes: Path, tmp_path: Path
+) -> None:
+    cfg = configure(shapes, tmp_path, "model.weight_decay=0.5", experiment=experiment)
     module, _, before = fit(cfg)
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
     assert len(frozen) > 15
     assert all(torch.equal(module.get_parameter(name), before[name]) for name in frozen)
 
 
-@pytest.mark.parametrize("experiment", ["video_chatgpt_tiny", "video_chatgpt_tiny_projector"])
+@pytest.mark.parametrize(
+    "experiment", ["video_chatgpt_tiny", "video_chatgpt_tiny_projector", "video_chatgpt_lora_tiny"]
+)
 def test_every_trainable_moves_and_is_in_one_group(experiment: str, shapes: Path, tmp_path: Path) -> None:
     module, trainer, before = fit(configure(shapes, tmp_path, experiment=experiment))
     trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}

@@ -1,0 +1,63 @@
+"""LoRA: unchanged at the start, only adapters train, merged equals unmerged, nothing silently unmatched."""
+
+import pytest
+import torch
+
+from common.lora import ADAPTER, add_lora, merge_lora
+from common.text.language_model import build_causal_lm
+
+TINY = {
+    "model_type": "llama",
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+IDS = torch.arange(12).reshape(2, 6)
+
+
+@pytest.fixture
+def model() -> torch.nn.Module:
+    return build_causal_lm(weights="random", architecture=TINY)
+
+
+def test_output_is_unchanged_at_the_start_and_equal_after_merging(model: torch.nn.Module) -> None:
+    plain = model(IDS).logits
+    adapted = add_lora(model, targets=["q_proj", "v_proj"], rank=4, alpha=8)
+    assert len(adapted) == 4
+    assert torch.equal(model(IDS).logits, plain)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    for _ in range(2):  # the first step moves one factor, the second both
+        model(IDS, labels=IDS).loss.backward()
+        optimizer.step()
+    trained = model(IDS).logits
+    assert not torch.allclose(trained, plain, atol=1e-3)
+    assert merge_lora(model) == 4
+    torch.testing.assert_close(model(IDS).logits, trained, rtol=1e-4, atol=1e-5)
+    assert {name for name, _ in model.named_parameters()} == {
+        name for name, _ in build_causal_lm(weights="random", architecture=TINY).named_parameters()
+    }
+
+
+def test_adapters_are_all_that_trains(model: torch.nn.Module) -> None:
+    add_lora(model, targets=["down_proj"], rank=4, alpha=8)
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert len(trainable) == 4
+    assert all(ADAPTER in name for name in trainable)
+
+
+def test_a_target_that_matches_nothing_is_an_error(model: torch.nn.Module) -> None:
+    with pytest.raises(ValueError, match="query matches no linear layer; there is down_proj, gate_proj"):
+        add_lora(model, targets=["q_proj", "query"], rank=4, alpha=8)
+
+
+def test_the_start_depends_on_the_seed_alone() -> None:
+    starts = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(starts))
+        model = build_causal_lm(weights="random", architecture=TINY)
+        add_lora(model, targets=["q_proj"], rank=4, alpha=8, seed=seed)
+        starts.append(torch.cat([p.flatten() for name, p in model.named_parameters() if "lora_A" in name]))
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
