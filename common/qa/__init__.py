@@ -1,0 +1,1 @@
+"""Scoring generated answers to questions about videos: benchmarks, predictions, judges, judge-free scores."""
