@@ -12,10 +12,11 @@ from common.qa.benchmarks import ANSWER, Benchmark, BenchmarkError, missing_vide
 from common.qa.cache import open_cache
 from common.qa.judges import Judge
 from common.qa.judging import Key, Verdict, judge_all
-from common.qa.predictions import Answers, join
+from common.qa.predictions import Answers, join, prediction_files
 from common.qa.prompts import Prompts, load
 from common.qa.replies import Rounding, rounded
 from common.qa.report import figures, show
+from common.run import git_state
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ def evaluate(
     unworded = [aspect for aspect in questions.aspects if aspect not in wording.aspects]
     if unworded and judge is not None:
         raise ValueError(f"{prompts}: no prompt for {', '.join(unworded)}")
-    answers = join(questions, [Path(path) for path in predictions])
+    files = prediction_files([Path(path) for path in predictions])
+    answers = join(questions, files)
     missing = _missing_videos(questions, answers, media)
     folder = Path(output)
     verdicts: dict[Key, Verdict] | None = None
@@ -77,9 +79,13 @@ def evaluate(
                 tries=tries,
                 max_refused=max_refused,
             )
+    revision, dirty = git_state(Path(__file__).parent)
     result = {
         "benchmark": questions.name,
-        "files": {path.name: digest(path) for path in questions.files},
+        "revision": revision,
+        "dirty": dirty,
+        "questions": {path.name: digest(path) for path in questions.files},
+        "predictions": {path.name: digest(path) for path in files},
         "missing_videos": missing,
         "judge": None if judge is None else _judge_record(judge, wording, questions, verdicts or {}, rounding, tries),
         **figures(questions, answers, verdicts, rounding),

@@ -92,10 +92,11 @@ def _reminder(prompts: Prompts) -> Message:
 def _round(chats: Sequence[Chat], *, judge: Judge, cache: ReplyCache, limit: float) -> dict[Key, Verdict]:
     """A verdict for each chat, from the cache or from the judge."""
     name = judge_digest(judge.identity)
-    missing = {chat.prompt: chat for chat in reversed(chats) if cache.find(name, chat) is None}
-    asked = list(reversed(missing.values()))  # the first of those that read the same
+    unknown = [chat for chat in chats if cache.find(name, chat) is None]
+    asked = list({chat.prompt: chat for chat in reversed(unknown)}.values())[::-1]  # the first of those that read alike
     if chats:
-        log.info("%d questions for the judge: %d known, %d to ask", len(chats), len(chats) - len(asked), len(asked))
+        known, alike = len(chats) - len(unknown), len(unknown) - len(asked)
+        log.info("%d questions for the judge: %d known, %d alike, %d to ask", len(chats), known, alike, len(asked))
     refusals: dict[str, str] = {}
     replies = judge.ask(asked)
     try:

@@ -54,7 +54,7 @@ def join(benchmark: Benchmark, paths: Sequence[Path]) -> Answers:
     finder = _Finder(benchmark)
     parts: dict[str, dict[int, str | None]] = defaultdict(dict)
     reasons: dict[str, str] = {}
-    for path in _files(paths):
+    for path in prediction_files(paths):
         for where, row in read_rows(path):
             predicted = _predicted(row, where)
             item, first = finder.find(row, predicted, parts, where)
@@ -88,7 +88,12 @@ def _sort_out(
     answers.unanswered = tuple(unanswered)
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
+def prediction_files(paths: Sequence[Path]) -> list[Path]:
+    """The files themselves, and those of folders.
+
+    Raises:
+        BenchmarkError: there is none.
+    """
     if not paths:
         raise BenchmarkError("no prediction file is named; give predictions=[file, ...] or a folder of them")
     files: list[Path] = []

@@ -3,7 +3,7 @@
 Sources: the READMEs of Video-ChatGPT and VideoChat2, and the tables in the documentation of VideoGPT+ and PLLaVA.
 They are not one measurement: the same predictions, graded a month later, went from 35.2 to 43.6 % on ActivityNet-QA
 (Video-ChatGPT, issue 28); Video-ChatGPT's MSVD and MSRVTT are the validation splits, its successors' the test splits.
-Averages are as printed; that of PLLaVA 7B (3.12) is not the mean of its five printed aspects (2.99).
+Averages are as printed; those of PLLaVA (3.12 and 3.48) are not the means of its five aspects (2.99 and 3.32).
 """
 
 from typing import NamedTuple
