@@ -1,5 +1,4 @@
-"""The preparation tasks that exchange trained weights with the published code: an adapter in, an adapter or a merged
-model out."""
+"""The preparation tasks that exchange trained weights with the published code: an adapter in, either layout out."""
 
 import json
 from collections.abc import Callable, Mapping

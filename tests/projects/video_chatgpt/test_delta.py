@@ -1,6 +1,8 @@
 """The published delta: each rule of adding it, its inverse, and nothing on disk after an error."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from common.text.language_model import build_causal_lm
 from common.weights.source import Weights, WeightsError
 from projects.video_chatgpt.delta import apply_delta, import_llava, make_delta
 
+ROOT = Path(__file__).resolve().parents[3]
 VOCAB, EXTRA, WIDTH, FEATURES = 20, 3, 16, 6
 INV_FREQ = "model.layers.0.self_attn.rotary_emb.inv_freq"
 
@@ -227,3 +230,42 @@ def test_a_ready_made_llava_becomes_a_llama(tmp_path: Path) -> None:
     assert model.config.eos_token_id == 2
     result = contents(tmp_path / "llama")
     assert all(torch.equal(result[name], value) for name, value in tuned(3).items())
+
+
+# Applies a delta of 64 MB to a base of 64 MB, in tensors of 2 MB, and prints the peak of the process's own memory, MB.
+APPLY = """
+import sys, threading, time
+import torch
+from projects.video_chatgpt.delta import apply_delta
+
+def own():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1000
+
+base, delta, target = sys.argv[1:]
+(torch.zeros(1 << 20).half() + 1).isfinite().all()
+before, peak, done = own(), 0.0, False
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, own())
+        time.sleep(0.001)
+thread = threading.Thread(target=watch)
+thread.start()
+figures = apply_delta(base=base, delta=delta, target=target, max_shard_bytes=20_000_000)
+done = True
+thread.join()
+assert figures["combined"] == 32, figures
+print(peak - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
+def test_memory_is_that_of_a_few_tensors(tmp_path: Path) -> None:
+    state = {f"model.layers.{n}.weight": torch.full((1024, 1024), float(n)).half() for n in range(32)}
+    state["model.embed_tokens.weight"] = torch.ones(4, 8).half()
+    enlarged = state | {"model.embed_tokens.weight": torch.ones(6, 8).half()}
+    folders = write(tmp_path / "base", state, shards=2), write(tmp_path / "delta", enlarged, shards=3)
+    command = [sys.executable, "-c", APPLY, *map(str, folders), str(tmp_path / "result")]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 20
+    assert len(Weights(tmp_path / "result").files) == 4
