@@ -122,6 +122,7 @@ def export_published(
     if missing:
         raise WeightsError(f"{path} has no {', '.join(sorted(missing))}; give a checkpoint of video_chatgpt")
     weights = Weights(weights_folder(base))
+    _refuse_foreign(state, weights)
     source = {"checkpoint": digest(path), "base": weights.identity(), "layout": layout}
 
     def make(temporary: Path) -> dict[str, Any]:
@@ -132,6 +133,17 @@ def export_published(
         return {"tensors": len(tensors), "bytes": sum(value.nbytes for value in tensors.values())}
 
     return make_folder(Path(target), source=source, make=make)
+
+
+def _refuse_foreign(state: Mapping[str, Tensor], base: Weights) -> None:
+    """Whatever was trained must have a place in the base: low-rank adapters, for one, have none."""
+    ours = [name.removeprefix(LANGUAGE_MODEL) for name in state if name.startswith(LANGUAGE_MODEL)]
+    foreign = [name for name in ours if name not in base.headers]
+    if foreign:
+        raise WeightsError(
+            f"{len(foreign)} trained tensors are not in {base.folder} (first: {foreign[0]}); give the base of the run, "
+            "and merge low-rank adapters into the language model first"
+        )
 
 
 def _write_merged(folder: Path, state: Mapping[str, Tensor], base: Weights, max_shard_bytes: int) -> dict[str, Any]:

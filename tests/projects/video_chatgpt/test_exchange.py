@@ -153,3 +153,25 @@ def test_nothing_to_export_is_said(shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="no run with a checkpoint") as caught:
         task("export_published", shapes, f"task.runs='{tmp_path}'", f"task.target='{tmp_path}/x'")
     assert isinstance(caught.value.__cause__, CheckpointError)
+
+
+def test_trained_tensors_without_a_place_are_refused(run: Path, shapes: Path, tmp_path: Path) -> None:
+    extra = {"model.language_model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.zeros(2, 2)}
+    torch.save({"state_dict": state(run) | extra}, tmp_path / "low_rank.ckpt")
+    for layout in ("merged", "adapter"):
+        arguments = [f"task.ckpt='{tmp_path}/low_rank.ckpt'", f"task.target='{tmp_path}/x'", f"task.layout={layout}"]
+        with pytest.raises(Exception, match=r"lora_A\.weight.*merge low-rank adapters"):
+            task("export_published", shapes, *arguments)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_trained_language_model_is_merged(run: Path, shapes: Path, tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    moved = {f"model.language_model.{each}": Weights(Path(BASE)).read(each) + 1 for each in (name, "lm_head.weight")}
+    torch.save({"state_dict": state(run) | moved}, tmp_path / "all.ckpt")
+    arguments = [f"task.ckpt='{tmp_path}/all.ckpt'", f"task.target='{tmp_path}/x'"]
+    task("export_published", shapes, *arguments, "task.layout=merged")
+    merged = Weights(tmp_path / "x")
+    assert torch.equal(merged.read(name), moved[f"model.language_model.{name}"])
+    head = moved["model.language_model.lm_head.weight"]
+    assert torch.equal(merged.read("lm_head.weight")[: len(head)], head)
