@@ -54,7 +54,7 @@ class ChatBatch(NamedTuple):
     target_rows: Tensor  # int64 (K,), sample of each target
     normalizer: Tensor  # float32 (), see common.types.Pick
     rows: Tensor  # int64 (B,), row numbers of the data set
-    membership: Tensor  # bool (B, G), groups of each row
+    membership: Tensor  # bool (B, G), kind of each row
 
 
 class VideoChat(Dataset[Row]):
@@ -76,6 +76,7 @@ class VideoChat(Dataset[Row]):
         video_place: VideoPlace = "first",
         backend: str = "pyav",
         loss_per: str = "token",
+        novel: bool | None = None,
         limit: int | None = None,
         question: Mapping[str, str | None] | None = None,
     ) -> None:
@@ -95,7 +96,8 @@ class VideoChat(Dataset[Row]):
             video_place: "first", "last" or "as_written".
             backend: video reader.
             loss_per: "token" or "sample".
-            limit: only the first rows of the file.
+            novel: only rows that ask for what training never shows (true), or only the others (false).
+            limit: only the first rows of those.
             question: {video, prompt}: one question about one file, instead of the annotations, if it names a video.
         """
         if view not in VIEWS:
@@ -106,7 +108,7 @@ class VideoChat(Dataset[Row]):
         if question is not None and question["video"] is not None:
             self.conversations, asked = [_asked(question)], True
         else:
-            self.conversations, asked = load_conversations(Path(annotations))[:limit], False
+            self.conversations, asked = self._rows(Path(annotations), novel)[:limit], False
         self.tokenizer = tokenizer()
         self.pad = int(self.tokenizer.pad_token_id)
         self.visual = VisualTokens(count=temporal + spatial)
@@ -116,7 +118,13 @@ class VideoChat(Dataset[Row]):
         self.cache = Cache(Path(cache), settings=settings) if cache is not None and reads_cache else None
         self._refuse_missing_features()
         self.kinds = tuple(sorted({row.type or "all" for row in self.conversations}))
-        self.groups = (*self.kinds, *(("novel",) if any(row.novel for row in self.conversations) else ()))
+
+    @staticmethod
+    def _rows(path: Path, novel: bool | None) -> list[Conversation]:
+        rows = [row for row in load_conversations(path) if novel is None or row.novel == novel]
+        if not rows:
+            raise ValueError(f"{path} has no rows with novel={novel}")
+        return rows
 
     def _encode(self, template: Template, video_place: VideoPlace, max_tokens: int, *, asked: bool) -> list[Encoded]:
         rendered = [
@@ -221,7 +229,7 @@ class VideoChat(Dataset[Row]):
         return {kind: float(np.mean([1 / count for count in counts])) for kind, counts in options.items()}
 
     def _membership(self, row: Conversation) -> list[bool]:
-        return [group == (row.type or "all") or (group == "novel" and row.novel) for group in self.groups]
+        return [kind == (row.type or "all") for kind in self.kinds]
 
     # Batches
 

@@ -164,7 +164,7 @@ class VideoChatGPT(LightningModule):
 
     def _start_scores(self, rows: VideoChat) -> None:
         self._kinds = rows.kinds
-        self._accuracy = GroupedAccuracy(rows.groups).to(self.device)
+        self._accuracy = GroupedAccuracy(rows.kinds).to(self.device)
         self._loss = MeanMetric().to(self.device)
 
     def _score(self, batch: ChatBatch) -> None:

@@ -25,7 +25,14 @@ def test_targets_are_bound_at_every_depth() -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "subprocess.run", "builtins.eval", "common.files.os.system", "common.run.subprocess.run", "common.files"],
+    [
+        "os.system",
+        "subprocess.run",
+        "builtins.eval",
+        "common.files.os.system",
+        "common.run.subprocess.run",
+        "common.files",
+    ],
 )
 def test_targets_outside_the_list_are_refused_also_by_alias(target: str) -> None:
     with pytest.raises(config.ConfigError):

@@ -52,8 +52,6 @@ def test_the_same_frames_give_the_same_bytes_and_crf_matters() -> None:
         (moving(), {"crf": 52}, "crf"),
     ],
 )
-def test_what_cannot_be_encoded_is_refused(
-    frames: np.ndarray, settings: dict[str, float], message: str
-) -> None:
+def test_what_cannot_be_encoded_is_refused(frames: np.ndarray, settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encode_h264(frames, **settings)  # type: ignore[arg-type]
