@@ -47,7 +47,7 @@ def test_video_chatgpt_reaches_its_numbers(tmp_path: Path) -> None:
     assert value["before_training"]["macro"] < 0.5
     assert set(value["projector_only"]) == set(value["real"])
     assert len(answers) == 6
-    assert all(answer["answer"] for answer in answers)
+    assert all(answer["pred"] for answer in answers)
 
 
 def write_results(record: dict[str, Any]) -> None:

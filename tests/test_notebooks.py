@@ -18,4 +18,4 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("NOTEBOOK_STEPS", "20")
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(path.parent)}}).execute()
-    assert (tmp_path / "run" / "answers" / "generated.jsonl").read_text().count("answer") == 6
+    assert (tmp_path / "run" / "answers" / "generated.jsonl").read_text().count('"pred"') == 6

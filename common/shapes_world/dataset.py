@@ -67,10 +67,7 @@ def write(
     manifest = _open_manifest(root, {"format": FORMAT, **asdict(look), **counts})
     kinds = [kind for kind in counts if any(MEDIA[part] == kind for part in parts)]
     items = [
-        Item(kind, root, split, index)
-        for kind in kinds
-        for split in SPLITS
-        for index in range(counts[kind][split])
+        Item(kind, root, split, index) for kind in kinds for split in SPLITS for index in range(counts[kind][split])
     ]
     written = write_missing(items, look, workers=workers)
     if "clips" in kinds and not (root / "clips.jsonl").exists():

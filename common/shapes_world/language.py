@@ -94,9 +94,7 @@ def ask(kind: str, scene: Scene, thing: Thing, rng: np.random.Generator) -> Ques
         a, b = (options[i] for i in rng.permutation(2))
         return Question(kind, wording.format(thing=thing.name, a=a, b=b), thing.direction, thing.held_out)
     # The question names the other attribute: two things never share one.
-    named, answer = (
-        (thing.shape, thing.colour) if kind == "colour" else (f"{thing.colour} object", thing.shape)
-    )
+    named, answer = (thing.shape, thing.colour) if kind == "colour" else (f"{thing.colour} object", thing.shape)
     return Question(kind, wording.format(thing=named), answer, thing.held_out)
 
 

@@ -115,9 +115,7 @@ def _write_pair(item: Item, look: Look) -> None:
 
 def draw_history(look: Look, split: str, index: int) -> tuple[Edit, Edit]:
     """The two edits of one history in this look."""
-    return draw_edits(
-        seed=look.seed, split=split, index=index, size=look.size, frames=look.history, lead=look.lead
-    )
+    return draw_edits(seed=look.seed, split=split, index=index, size=look.size, frames=look.history, lead=look.lead)
 
 
 def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:

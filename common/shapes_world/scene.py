@@ -31,7 +31,7 @@ SPLITS = ("train", "val", "test")
 
 MIN_FRAMES = 8
 RADIUS = (0.125, 0.1875)  # of the side of the picture: 8 to 12 px at 64
-TRAVEL = (0.3, 0.45)  # of the side, over the whole clip
+TRAVEL = (0.45, 0.6)  # of the side, over the whole clip
 VISIBLE = 0.625  # share of the clip for which each of two objects is visible; over half: the middle has both
 GAP = 0.1875  # of the clip, at least, between the two events of an order question
 BACKGROUND = (12, 52)  # grey levels
@@ -112,7 +112,8 @@ def draw_scene(*, seed: int, split: str, index: int, size: int = 64, frames: int
     background = int(rng.integers(*BACKGROUND))
     count = int(rng.integers(1, 3))
     pairs = draw_pairs(rng, count=count, held_out_allowed=split != "train")
-    times = [(0, frames)] if count == 1 else _draw_times(rng, frames)
+    # The middle of an odd number of frames is the middle frame: of an even number the first shows nothing.
+    times = [(1 - frames % 2, frames)] if count == 1 else _draw_times(rng, frames)
     while True:
         motions = _draw_motions(rng, pairs, times, size, frames)
         # Only the coordinates across the motions are drawn again to keep objects apart: where an object

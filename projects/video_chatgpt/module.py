@@ -209,8 +209,7 @@ class VideoChatGPT(LightningModule):
             )
             text = str(rows.tokenizer.decode(generated[0], skip_special_tokens=True)).strip()
             conversation = rows.conversations[row]
-            turn = conversation.turns[-1]
-            answers.append(
-                {"video": conversation.video, "question": turn.user, "answer": text, "truth": turn.assistant}
-            )
+            question, truth = conversation.turns[-1]
+            named = {"id": conversation.id, "video": conversation.video, "question": question}
+            answers.append(named | {"answer": truth, "pred": text})  # the published names: `answer` is the truth
         return answers

@@ -11,9 +11,7 @@ from common.shapes_world.scene import COLOURS, DIRECTIONS, HELD_OUT
 
 
 def edits(split: str = "test", count: int = 400) -> list[tuple[Edit, Edit]]:
-    return [
-        draw_edits(seed=6, split=split, index=index, size=64, frames=20, lead=4) for index in range(count)
-    ]
+    return [draw_edits(seed=6, split=split, index=index, size=64, frames=20, lead=4) for index in range(count)]
 
 
 def centre(picture: np.ndarray, colour: str) -> np.ndarray:
@@ -73,13 +71,9 @@ def test_a_pair_differs_in_its_detail_alone(detail: str) -> None:
             continue
         (one,), (two,) = pair.pictures
         differing = {
-            name
-            for name in ("colour", "shape", "radius", "x", "y")
-            if getattr(one, name) != getattr(two, name)
+            name for name in ("colour", "shape", "radius", "x", "y") if getattr(one, name) != getattr(two, name)
         }
-        assert differing <= {"position": {"x", "y"}, "mirror": {"x"}, "size": {"radius"}}.get(
-            detail, {detail}
-        )
+        assert differing <= {"position": {"x", "y"}, "mirror": {"x"}, "size": {"radius"}}.get(detail, {detail})
         assert differing
         if detail == "mirror":
             assert one.x + two.x == pytest.approx(1)

@@ -34,9 +34,7 @@ def assert_balanced(counts: Counter[str], options: int, allowance: float = 0.0) 
 def test_answers_of_a_type_are_balanced(kind: str, split: str) -> None:
     # Leaving pairs out of training costs four of six colours one of their four shapes.
     allowance = 0.03 if split == "train" and kind == "colour" else 0.0
-    assert_balanced(
-        Counter(question.answer for _, question in of_type(kind, split)), OPTIONS[kind], allowance
-    )
+    assert_balanced(Counter(question.answer for _, question in of_type(kind, split)), OPTIONS[kind], allowance)
 
 
 def test_direction_is_a_coin_toss_whatever_the_axis_and_the_order_of_the_options() -> None:

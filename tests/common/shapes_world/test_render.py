@@ -40,8 +40,7 @@ def test_each_thing_is_in_its_colour_at_its_place_in_its_frames_alone() -> None:
             for frame in range(thing.first, thing.end):
                 rows, columns = np.nonzero(near[frame])
                 place = [
-                    np.angle(np.exp(2j * np.pi * (at + 0.5) / 64).mean()) / (2 * np.pi) * 64
-                    for at in (columns, rows)
+                    np.angle(np.exp(2j * np.pi * (at + 0.5) / 64).mean()) / (2 * np.pi) * 64 for at in (columns, rows)
                 ]
                 x, y = thing.position(frame, size=64)
                 off = [(found - wanted + 32) % 64 - 32 for found, wanted in zip(place, (x, y), strict=True)]

@@ -62,7 +62,7 @@ def test_the_mean_place_does_not_tell_the_direction(axis: int, objects: int) -> 
 def test_the_middle_frame_hardly_tells_the_direction(axis: int, objects: int) -> None:
     # The middle frame is half a frame off the middle of the time, and further off that of an object's visible time.
     table = table_of(axis, "middle frame", objects)
-    assert table.max(0).sum() / table.sum() < 0.56
+    assert table.max(0).sum() / table.sum() < 0.6
 
 
 def test_the_leak_test_sees_a_leak() -> None:
@@ -146,8 +146,7 @@ def test_a_scene_depends_on_seed_split_and_index_alone() -> None:
     assert draw_scene(seed=1, split="val", index=7) == draw_scene(seed=1, split="val", index=7)
     others = [("val", 1, 8), ("train", 1, 7), ("val", 2, 7)]
     assert all(
-        draw_scene(seed=seed, split=split, index=index).things
-        != draw_scene(seed=1, split="val", index=7).things
+        draw_scene(seed=seed, split=split, index=index).things != draw_scene(seed=1, split="val", index=7).things
         for split, seed, index in others
     )
 
