@@ -13,7 +13,7 @@ ADAPTER = "lora_"  # in the name of every adapter parameter
 
 
 def add_lora(
-    model: nn.Module, *, targets: Sequence[str], rank: int, alpha: float, dropout: float = 0.0, seed: int = 0
+    model: nn.Module, *, targets: Sequence[str], rank: int, alpha: int, dropout: float = 0.0, seed: int = 0
 ) -> list[str]:
     """Puts adapters into the linear layers whose names end in one of `targets`; nothing else trains afterwards.
 
