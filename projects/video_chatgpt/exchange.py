@@ -152,6 +152,8 @@ def _write_merged(folder: Path, state: Mapping[str, Tensor], base: Weights, max_
     The logit of a mean row is the mean of all logits, so greedy decoding never chooses a new token; sampling is kept
     from it by `suppress_tokens`. Everything is rounded to the dtype of the base's embedding.
     """
+    if HEAD not in base.headers:
+        raise WeightsError(f"{base.folder}: the head is tied to the embedding; the merged layout needs one of its own")
     rows, width = base.headers[EMBEDDING].shape
     dtype = base.headers[EMBEDDING].dtype
     projector = {f"model.mm_projector.{part}": state[f"model.projector.{part}"] for part in ("weight", "bias")}

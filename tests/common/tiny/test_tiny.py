@@ -118,10 +118,10 @@ def test_a_row_of_a_log_names_what_is_there_and_where() -> None:
             assert (rows[:FRAMES, words[thing.direction]] == 0).all()  # a row does not tell the direction
             assert (after[thing.first + 1 : thing.end, words[thing.direction]] > 0).all()
             if len(scene.things) == 1:
-                shares = rows[:FRAMES, [words[word] for word in COLUMN_WORDS]]
+                shares = rows[thing.first : thing.end, [words[word] for word in COLUMN_WORDS]]
                 np.testing.assert_allclose(shares.sum(1), 1, atol=1e-6)
-                x, _ = thing.position(np.arange(FRAMES, dtype=np.float64), size=scene.size)
-                assert (shares[np.arange(FRAMES), (x * CELLS / scene.size).astype(int)] >= 0.5 - 1e-6).all()
+                x, _ = thing.position(np.arange(thing.first, thing.end, dtype=np.float64), size=scene.size)
+                assert (shares[np.arange(len(x)), (x * CELLS / scene.size).astype(int)] >= 0.5 - 1e-6).all()
 
 
 def test_labels_of_a_log_are_its_answers() -> None:

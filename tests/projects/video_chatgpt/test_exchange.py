@@ -1,12 +1,17 @@
 """From a trained run to the published layouts and back, through the commands, at tiny size."""
 
 import json
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import pytest
 import torch
 from omegaconf import DictConfig
+from safetensors import torch as safe
 from transformers import AutoModelForCausalLM
 
 from common.checkpoint import CheckpointError, load_file, locate
@@ -18,17 +23,33 @@ from launchers.trained import trained_module
 from projects.video_chatgpt.exchange import PUBLISHED_FILE
 
 EXPERIMENT = "video_chatgpt_tiny_projector"
-BASE = "common/tiny/weights/causal_lm"
+WEIGHTS = Path(__file__).resolve().parents[3] / "common" / "tiny" / "weights" / "causal_lm"
+BASE = Path(gettempdir()) / f"framelab-untied-{os.getpid()}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def untied() -> Iterator[None]:
+    """The shipped language model with a head of its own, as the published one has."""
+    shutil.copytree(WEIGHTS, BASE)
+    config = json.loads((WEIGHTS / "config.json").read_text()) | {"tie_word_embeddings": False}
+    tensors = {name: value.float() for name, value in safe.load_file(WEIGHTS / "model.safetensors").items()}
+    (BASE / "config.json").write_text(json.dumps(config))
+    safe.save_file(
+        tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, BASE / "model.safetensors"
+    )
+    yield
+    shutil.rmtree(BASE)
 
 
 def configure(shapes: Path, run: Path, *overrides: str) -> DictConfig:
     small = ["steps=2", "validate_every=2", "batch.global=8", "batch.micro=8", "batch.eval=8", "request.count=2"]
     where = [f"paths.data='{shapes}'", f"paths.run='{run}'", "prepare=[]", "~compare.projector_only"]
+    where += [f"model.language_model.weights='{BASE}'"]
     return compose(f"experiment={EXPERIMENT}", "model.lr=0.1", *small, *where, *overrides)
 
 
 def task(name: str, shapes: Path, *overrides: str) -> Any:
-    where = [f"paths.data='{shapes}'", "paths.run=.", f"task.base={BASE}"]
+    where = [f"paths.data='{shapes}'", "paths.run=.", f"task.base='{BASE}'"]
     return run_task(compose(f"task={name}", *where, *overrides, config_name="prepare"))
 
 
@@ -52,10 +73,11 @@ def imported(run: Path, published: Path, shapes: Path) -> Path:
 
 
 def adopt(folder: Path, adapter: Path, shapes: Path, *overrides: str) -> Path:
-    rows = 51  # vocabulary of the tiny language model
+    rows = json.loads((WEIGHTS / "config.json").read_text())["vocab_size"]  # <vid_patch> is the first after them
     ids = [f"task.start_id={rows + 1}", f"task.end_id={rows + 2}"]
     paths = [f"task.adapter='{adapter}'", f"task.run='{folder}'"]
-    task("import_adapter", shapes, "model@task.model=video_chatgpt_tiny", *paths, *ids, *overrides)
+    model = ["model@task.model=video_chatgpt_tiny", f"task.model.language_model.weights='{BASE}'"]
+    task("import_adapter", shapes, *model, *paths, *ids, *overrides)
     return folder
 
 
@@ -118,7 +140,7 @@ def test_the_merged_folder_is_the_model_for_transformers(run: Path, shapes: Path
     model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
     tokenizer = load_tokenizer(path=str(target))
     start, end = tokenizer.convert_tokens_to_ids(["<vid_start>", "<vid_end>"])
-    rows = Weights(Path(BASE)).headers["lm_head.weight"].shape[0]
+    rows = Weights(BASE).headers["lm_head.weight"].shape[0]
     assert (start, end, model.config.vocab_size, len(tokenizer)) == (rows + 1, rows + 2, rows + 3, rows + 3)
     assert model.generation_config.suppress_tokens == [rows, rows + 1, rows + 2]
 
@@ -146,7 +168,7 @@ def test_a_folder_of_weights_gives_its_projector(run: Path, shapes: Path, tmp_pa
     folder = adopt(tmp_path / "again", target, shapes)
     assert all(torch.equal(value, state(run)[name]) for name, value in state(folder).items())
     with pytest.raises(Exception, match=r"no mm_projector\.bias"):
-        adopt(tmp_path / "none", Path(BASE), shapes)
+        adopt(tmp_path / "none", BASE, shapes)
 
 
 def test_nothing_to_export_is_said(shapes: Path, tmp_path: Path) -> None:
@@ -167,7 +189,7 @@ def test_trained_tensors_without_a_place_are_refused(run: Path, shapes: Path, tm
 
 def test_a_trained_language_model_is_merged(run: Path, shapes: Path, tmp_path: Path) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
-    moved = {f"model.language_model.{each}": Weights(Path(BASE)).read(each) + 1 for each in (name, "lm_head.weight")}
+    moved = {f"model.language_model.{each}": Weights(BASE).read(each) + 1 for each in (name, "lm_head.weight")}
     torch.save({"state_dict": state(run) | moved}, tmp_path / "all.ckpt")
     arguments = [f"task.ckpt='{tmp_path}/all.ckpt'", f"task.target='{tmp_path}/x'"]
     task("export_published", shapes, *arguments, "task.layout=merged")

@@ -173,7 +173,7 @@ def test_a_prompt_ends_before_the_answer(shapes: Path, tmp_path: Path) -> None:
     data = rows(configure(shapes, tmp_path))
     ids, start = data.prompt(0)
     text = data.tokenizer.decode(ids[0])
-    assert text.rstrip().endswith("ASSISTANT :") or text.rstrip().endswith("ASSISTANT:")
+    assert text.lower().replace(" ", "").endswith("assistant:")
     assert start.item() == data.encoded[0].visual_start
 
 
