@@ -51,7 +51,7 @@ def extract(
     num_workers: int,
     device: str,
 ) -> dict[str, int]:
-    """Features of the videos that the annotations name, as `reference` code computes them: float16 (T + P, D) each.
+    """Features of the videos that the annotations name, as the published code computes them: float16 (T + P, D) each.
 
     Frames are decoded by loader processes while the encoder works on the clip before; pixels travel as uint8.
 
