@@ -22,7 +22,14 @@ ALLOWED = {
     "decord": ["common/video/decord.py"],
     "peft": ["common/lora.py"],
     # Where models and tokenizers are built, and the projects' own.
-    "transformers": ["common/encoders/*", "common/latent/*", "common/text/*", "common/tiny/*", "projects/*"],
+    "transformers": [
+        "common/encoders/*",
+        "common/latent/*",
+        "common/chat/*",
+        "common/text/*",
+        "common/tiny/*",
+        "projects/*",
+    ],
     "diffusers": ["common/latent/*", "projects/*"],
     "wandb": [],  # named in YAML
     "pytorch_lightning": [],  # its name in this project is lightning
@@ -30,7 +37,7 @@ ALLOWED = {
     "datasets": [],
 }
 # Usable from a notebook, without a trainer.
-WITHOUT_LIGHTNING = ["video", "encoders", "latent", "text", "shapes_world"]
+WITHOUT_LIGHTNING = ["video", "encoders", "latent", "text", "chat", "shapes_world"]
 
 
 def sources() -> Iterator[tuple[str, str]]:

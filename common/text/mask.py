@@ -22,19 +22,28 @@ ROWS_AT_A_TIME = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class VisualTokens:
-    """What stands for one video among the tokens: `start`, then `count` times `patch`, then `end`."""
+    """What stands for one video among the tokens: `start` if there is one, `count` times `patch`, `end` if any."""
 
     count: int
-    start: str = "<vid_start>"
+    start: str | None = "<vid_start>"
     patch: str = "<vid_patch>"
-    end: str = "<vid_end>"
+    end: str | None = "<vid_end>"
+
+    @property
+    def tokens(self) -> list[str]:
+        """Those that there are, in their order, the patch once."""
+        return [token for token in (self.start, self.patch, self.end) if token is not None]
+
+    def span(self, count: int) -> int:
+        """Tokens of a video with `count` patches."""
+        return count + len(self.tokens) - 1
 
 
 class Encoded(NamedTuple):
     """One conversation as tokens.
 
-    ids: int32 (L,). learned: bool (L,), true where a token is a training target. visual_start: place of the
-    start token; the N patches are at visual_start + 1 .. visual_start + N, then the end token; -1: no video.
+    ids: int32 (L,). learned: bool (L,), true where a token is a training target. visual_start: place of the first
+    visual token, which is the start token or, without one, the first patch; -1: no video.
     """
 
     ids: NDArray[np.int32]
@@ -55,6 +64,7 @@ def encode(
     *,
     tokenizer: PreTrainedTokenizerFast,
     visual: VisualTokens | None,
+    counts: Sequence[int] | None = None,
     max_tokens: int | None = None,
     where: Sequence[str] | None = None,
     require_learned: bool = True,
@@ -65,6 +75,7 @@ def encode(
         rows: segments of each conversation, as `prompt.render` gives them; `<video>` at most once in a row.
         tokenizer: fast tokenizer that knows the visual tokens; it adds the opening token itself.
         visual: what `<video>` becomes; None where no row has a video.
+        counts: patches of each row's video, in place of `visual.count`.
         max_tokens: longest row, visual tokens included. None: any length; `longer_than` then lists the rows
             to drop.
         where: name of each row for messages, such as "train.json row 17".
@@ -82,7 +93,8 @@ def encode(
     if len(names) != len(rows):
         raise ValueError(f"{len(names)} names for {len(rows)} rows")
     encoded: list[Encoded] = []
-    visual_ids, count = _visual_ids(visual, tokenizer), 0 if visual is None else visual.count
+    visual_ids = _visual_ids(visual, tokenizer)
+    counts = [0 if visual is None else visual.count] * len(rows) if counts is None else counts
     firsts = range(0, len(rows), ROWS_AT_A_TIME)
     for first in track(firsts, description=f"tokenising, {ROWS_AT_A_TIME} rows a step"):
         numbers = range(first, min(first + ROWS_AT_A_TIME, len(rows)))
@@ -98,7 +110,7 @@ def encode(
             learned = _learned(rows[number], text, np.asarray(offsets, dtype=np.int64), names[number])
             if require_learned and not learned.any():
                 raise ValueError(f"{names[number]}: nothing is learned from it; give it an answer")
-            encoded.append(_insert_patches(np.asarray(ids, dtype=np.int32), learned, visual_ids, count))
+            encoded.append(_repeat_patch(np.asarray(ids, dtype=np.int32), learned, visual_ids, counts[number]))
     _refuse_long(encoded, max_tokens, names)
     return encoded
 
@@ -119,20 +131,21 @@ def _refuse_long(encoded: Sequence[Encoded], max_tokens: int | None, names: Sequ
 
 
 def _visual_ids(visual: VisualTokens | None, tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Ids of the start, the patch and the end token; empty without a video."""
+    """Ids of the visual tokens, the patch first; empty without a video."""
     if visual is None:
         return []
-    tokens, added = [visual.start, visual.patch, visual.end], tokenizer.get_added_vocab()
-    missing = [token for token in tokens if token not in added]
+    added = tokenizer.get_added_vocab()
+    missing = [token for token in visual.tokens if token not in added]
     if missing:
         raise ValueError(f"the tokenizer lacks {', '.join(missing)}; name them in tokenizer.extra_tokens")
-    return [added[token] for token in tokens]
+    first = sorted(visual.tokens, key=lambda token: token != visual.patch)
+    return [added[token] for token in first]
 
 
 def _expand(segments: Sequence[Segment], visual: VisualTokens | None, name: str) -> list[str]:
-    """Texts of the segments, the marker replaced by the start and end tokens; the patches come later."""
-    for token in () if visual is None else (visual.start, visual.patch, visual.end):
-        if any(token in segment.text for segment in segments):
+    """Texts of the segments, the marker replaced by the visual tokens; the patch is repeated later."""
+    for token in () if visual is None else visual.tokens:  # the marker may itself be the patch of a model
+        if any(token in segment.text.replace(VIDEO, "") for segment in segments):
             raise ValueError(f"{name}: its text contains the reserved token {token}; take it out")
     if any(segment.learned and VIDEO in segment.text for segment in segments):
         raise ValueError(f"{name}: an answer contains {VIDEO}; the marker belongs into a question")
@@ -142,7 +155,7 @@ def _expand(segments: Sequence[Segment], visual: VisualTokens | None, name: str)
         raise ValueError(f"{name}: {count} markers {VIDEO}; {remedy}")
     if visual is None or count == 0:
         return [segment.text for segment in segments]
-    return [segment.text.replace(VIDEO, visual.start + visual.end) for segment in segments]
+    return [segment.text.replace(VIDEO, "".join(visual.tokens)) for segment in segments]
 
 
 def _learned(
@@ -164,14 +177,13 @@ def _learned(
     return learned
 
 
-def _insert_patches(ids: NDArray[np.int32], learned: NDArray[np.bool_], visual_ids: list[int], count: int) -> Encoded:
-    """Puts `count` patch ids between the start and the end id, none of them learned."""
-    places = np.flatnonzero(ids == visual_ids[0]) if visual_ids else np.empty(0, dtype=np.int64)
-    if len(places) == 0:
+def _repeat_patch(ids: NDArray[np.int32], learned: NDArray[np.bool_], visual_ids: list[int], count: int) -> Encoded:
+    """Repeats the patch id `count` times; no visual token is learned."""
+    patches = np.flatnonzero(ids == visual_ids[0]) if visual_ids else np.empty(0, dtype=np.int64)
+    if len(patches) == 0:
         return Encoded(ids, learned, -1)
-    _, patch, end = visual_ids
-    place = int(places[0])
-    assert len(places) == 1
-    assert ids[place + 1] == end
-    behind = place + 1
-    return Encoded(np.insert(ids, behind, [patch] * count), np.insert(learned, behind, [False] * count), place)
+    assert len(patches) == 1
+    times = np.ones(len(ids), dtype=np.int64)
+    times[patches[0]] = count
+    start = int(np.flatnonzero(np.isin(ids, visual_ids))[0])
+    return Encoded(np.repeat(ids, times), np.repeat(learned, times), start)

@@ -1,9 +1,9 @@
 """Conversations about videos: rows, features or pixels of a view, and batches."""
 
-import hashlib
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,53 +12,48 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from common.chat.request import Request, Unreadable
+from common.chat.rows import ChatFormat, ChatRows, ChatText, VideoPlace
 from common.data.cache import Cache
-from common.data.conversations import (
-    Conversation,
-    Turn,
-    load_conversations,
-    resolve_media,
-)
+from common.data.conversations import Conversation, load_conversations, resolve_media
 from common.random import mix
 from common.shapes import expect
-from common.text.mask import Encoded, VisualTokens, encode
-from common.text.prompt import VIDEO, Template, place_video, render
+from common.text.mask import VisualTokens
+from common.text.prompt import Template
 from common.types import Build, Pick
-from common.video.decode import read
+from common.video.decode import VideoReadError, read
 from common.video.sample import midpoint
 from common.video.transform import resize, to_channels_first
 
-VideoPlace = Literal["first", "last", "as_written"]
 VIEWS = ("real", "blind", "middle", "shuffled", "reversed")
 
 
 class Row(NamedTuple):
-    """One conversation, ready to be collated. Exactly one of features and pixels is there."""
+    """The visual side of a row. Exactly one of features and pixels is there."""
 
-    encoded: Encoded
     features: Tensor | None  # float16 (N, D)
     pixels: Tensor | None  # uint8 (T', C, H, W)
     pick: Pick
 
 
 class ChatBatch(NamedTuple):
-    """Conversations of a micro-batch, padded on the right."""
+    """Conversations of a micro-batch and what they are about."""
 
-    ids: Tensor  # int64 (B, L); the visual places hold the padding id
-    visual_start: Tensor  # int64 (B,), place of the start row
+    text: ChatText
     features: Tensor | None  # float16 (B, N, D)
     pixels: Tensor | None  # uint8 (B, T, C, H, W)
     num_frames: Tensor | None  # int64 (B,), frames of `pixels` that are there
-    target_places: Tensor  # int64 (K,), flat places b * L + l that predict a target
-    targets: Tensor  # int64 (K,)
-    target_rows: Tensor  # int64 (K,), sample of each target
-    normalizer: Tensor  # float32 (), see common.types.Pick
-    rows: Tensor  # int64 (B,), row numbers of the data set
-    membership: Tensor  # bool (B, G), kind of each row
 
 
-class VideoChat(Dataset[Row]):
-    """Rows of an annotation file. All text is tokenised once, when the set is built."""
+class Asked(NamedTuple):
+    """Requests of a micro-batch: those whose video can be read, and the others."""
+
+    batch: ChatBatch | None
+    unreadable: list[Unreadable]
+
+
+class VideoChat(Dataset[Row | Unreadable]):
+    """Rows of an annotation file, or of a request."""
 
     def __init__(
         self,
@@ -76,9 +71,9 @@ class VideoChat(Dataset[Row]):
         video_place: VideoPlace = "first",
         backend: str = "pyav",
         loss_per: str = "token",
+        questions_at_once: int = 1,
         novel: bool | None = None,
-        limit: int | None = None,
-        question: Mapping[str, str | None] | None = None,
+        request: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
@@ -90,34 +85,41 @@ class VideoChat(Dataset[Row]):
             spatial: spatial tokens P of the encoder.
             image_size: side that frames are squashed to, nearest neighbour as published.
             cache: folder of cached features, or null to decode and encode on the fly.
-            max_tokens: longest row, visual tokens included; a longer one is an error.
+            max_tokens: longest conversation, visual tokens included; a longer one is an error.
             view: "real", or what a test takes away: "blind" (features zeroed), "middle" (every frame replaced by the
                 middle one), "shuffled" or "reversed" (frames in another order).
             video_place: "first", "last" or "as_written".
             backend: video reader.
             loss_per: "token" or "sample".
+            questions_at_once: most questions about one video that share one sequence; see `common.chat.rows`.
             novel: only rows that ask for what training never shows (true), or only the others (false).
-            limit: only the first rows of those.
-            question: {video, prompt}: one question about one file, instead of the annotations, if it names a video.
+            request: arguments of `common.chat.request.Request`: what is to be answered, for the rows of `generate`.
         """
         if view not in VIEWS:
             raise ValueError(f"view={view}; there is {', '.join(VIEWS)}")
-        self.media, self.backend, self.view = Path(media), backend, view
-        self.temporal, self.spatial, self.image_size = temporal, spatial, image_size
-        self.loss_per = loss_per
-        if question is not None and question["video"] is not None:
-            self.conversations, asked = [_asked(question)], True
-        else:
-            self.conversations, asked = self._rows(Path(annotations), novel)[:limit], False
-        self.tokenizer = tokenizer()
-        self.pad = int(self.tokenizer.pad_token_id)
-        self.visual = VisualTokens(count=temporal + spatial)
-        self.encoded = self._encode(template(), video_place, max_tokens, asked=asked)
+        self.backend, self.view = backend, view
+        self.temporal, self.image_size = temporal, image_size
+        self.request = None if request is None else Request(**request)
+        own = self.request is not None and self.request.own
+        self.media = Path(self.request.media or ".") if self.request is not None and own else Path(media)
+        conversations = [] if own else self._rows(Path(annotations), novel)
+        if self.request is not None:
+            conversations = self.request.conversations(conversations)
+        self._refuse_text_only(conversations)
+        chat_format = ChatFormat(
+            tokenizer=tokenizer(),
+            template=template(),
+            visual=VisualTokens(count=temporal + spatial),
+            video_place=video_place,
+            max_tokens=max_tokens,
+            loss_per=loss_per,
+            questions_at_once=questions_at_once,
+        )
+        self.text = ChatRows(conversations, chat_format, asked=self.request is not None)
         settings = {"temporal": temporal, "image_size": image_size}
-        reads_cache = cache is not None and view in ("real", "blind") and not asked
+        reads_cache = cache is not None and view in ("real", "blind") and not own
         self.cache = Cache(Path(cache), settings=settings) if cache is not None and reads_cache else None
         self._refuse_missing_features()
-        self.kinds = tuple(sorted({row.type or "all" for row in self.conversations}))
 
     @staticmethod
     def _rows(path: Path, novel: bool | None) -> list[Conversation]:
@@ -126,24 +128,16 @@ class VideoChat(Dataset[Row]):
             raise ValueError(f"{path} has no rows with novel={novel}")
         return rows
 
-    def _encode(self, template: Template, video_place: VideoPlace, max_tokens: int, *, asked: bool) -> list[Encoded]:
-        rendered = [
-            render(place_video(row.turns, where=video_place), template=template, system=row.system)
-            for row in self.conversations
-        ]
-        return encode(
-            rendered,
-            tokenizer=self.tokenizer,
-            visual=self.visual,
-            max_tokens=max_tokens,
-            where=[row.where for row in self.conversations],
-            require_learned=not asked,
-        )
+    @staticmethod
+    def _refuse_text_only(conversations: Sequence[Conversation]) -> None:
+        for row in conversations:
+            if row.video is None:
+                raise ValueError(f"{row.where}: names no video, and Video-ChatGPT learns from videos; take the row out")
 
     def _refuse_missing_features(self) -> None:
         if self.cache is None:
             return
-        missing = sorted({str(row.video) for row in self.conversations} - set(self.cache))
+        missing = sorted({str(row.video) for row in self.text.conversations} - set(self.cache))
         if missing:
             raise ValueError(
                 f"{len(missing)} videos have no features in {self.cache.folder} (first: {missing[:3]}); "
@@ -153,17 +147,20 @@ class VideoChat(Dataset[Row]):
     # Rows
 
     def __len__(self) -> int:
-        return len(self.conversations)
+        return len(self.text)
 
-    def __getitem__(self, pick: Pick) -> Row:
-        features = pixels = None
-        row = self.conversations[pick.row]
+    def __getitem__(self, pick: Pick) -> Row | Unreadable:
+        row = self.text.first(pick.row)
         if self.cache is not None:
             features = self.cache[str(row.video)]
-            expect(features, "N D", name=f"features of {row.video}", N=self.visual.count)
-        else:
-            pixels = self._pixels(row)
-        return Row(self.encoded[pick.row], features, pixels, pick)
+            expect(features, "N D", name=f"features of {row.video}", N=self.text.format.visual.count)
+            return Row(features, None, pick)
+        try:
+            return Row(None, self._pixels(row), pick)
+        except VideoReadError as error:
+            if self.request is None:
+                raise
+            return Unreadable(pick.row, error.reason)
 
     def _pixels(self, row: Conversation) -> Tensor:
         path = resolve_media(self.media, row)
@@ -181,93 +178,50 @@ class VideoChat(Dataset[Row]):
             return lambda indices: [indices[place] for place in rng.permutation(len(indices))]
         return lambda indices: indices
 
-    def prompt(self, index: int) -> tuple[Tensor, Tensor]:
-        """What comes before the last answer of a row: ids int64 (1, L), place of the start row int64 (1,)."""
-        encoded = self.encoded[index]
-        learned = np.flatnonzero(encoded.learned)
-        # The last run of learned tokens is the last answer; a row that only asks has none.
-        stop = len(encoded.ids)
-        if len(learned):
-            gaps = np.flatnonzero(np.diff(learned) > 1)
-            stop = int(learned[gaps[-1] + 1 if len(gaps) else 0])
-        return torch.from_numpy(self._text_ids(encoded)[None, :stop]), torch.tensor([encoded.visual_start])
-
-    def _text_ids(self, encoded: Encoded) -> NDArray[np.int64]:
-        """Ids with the padding id at the visual places, whose own ids may lie outside the model's vocabulary."""
-        ids = encoded.ids.astype(np.int64)
-        ids[encoded.visual_start : encoded.visual_start + self.visual.count + 2] = self.pad
-        return ids
-
-    # What the order and the metrics ask for
+    # What the order asks for
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row."""
-        return np.array([len(row.ids) for row in self.encoded], dtype=np.int64)
+        return self.text.lengths
 
     @property
     def weights(self) -> NDArray[np.float64] | None:
-        """Target tokens of each row, or None where every sample counts alike."""
-        if self.loss_per == "sample":
-            return None
-        return np.array([row.learned.sum() for row in self.encoded], dtype=np.float64)
+        """What each row counts in the loss."""
+        return self.text.weights
 
     @property
     def fingerprint(self) -> str:
         """Hash of all token ids and of the video of each row."""
-        state = hashlib.blake2b(digest_size=8)
-        for row, conversation in zip(self.encoded, self.conversations, strict=True):
-            state.update(row.ids.tobytes() + str(conversation.video).encode())
-        return state.hexdigest()
-
-    def chance(self) -> dict[str, float]:
-        """Accuracy of guessing among the options of each question, for the kinds that state how many there are."""
-        options: dict[str, list[int]] = {}
-        for row in self.conversations:
-            if row.options is not None:
-                options.setdefault(row.type or "all", []).append(row.options)
-        return {kind: float(np.mean([1 / count for count in counts])) for kind, counts in options.items()}
-
-    def _membership(self, row: Conversation) -> list[bool]:
-        return [kind == (row.type or "all") for kind in self.kinds]
+        return self.text.fingerprint
 
     # Batches
 
-    def collate(self, samples: list[Row]) -> ChatBatch:
-        """Pads ids on the right; lists the places of the targets, so that nothing has to be searched on the device."""
-        length = max(len(sample.encoded.ids) for sample in samples)
-        ids = torch.full((len(samples), length), self.pad)
-        places, targets, target_rows = [], [], []
-        for row, sample in enumerate(samples):
-            encoded = sample.encoded
-            ids[row, : len(encoded.ids)] = torch.from_numpy(self._text_ids(encoded))
-            learned = np.flatnonzero(encoded.learned)
-            places.append(row * length + learned - 1)
-            targets.append(encoded.ids[learned])
-            target_rows.append(np.full(len(learned), row))
-        pixels, num_frames = _pad_frames([sample.pixels for sample in samples])
-        features = [sample.features for sample in samples if sample.features is not None]
+    def collate(self, samples: list[Row | Unreadable]) -> ChatBatch | Asked:
+        """Rows of one micro-batch; for a request, beside those that cannot be read."""
+        rows = [sample for sample in samples if isinstance(sample, Row)]
+        if self.request is None:
+            return self.batch(rows)
+        unreadable = [sample for sample in samples if isinstance(sample, Unreadable)]
+        return Asked(self.batch(rows) if rows else None, unreadable)
+
+    def batch(self, rows: Sequence[Row]) -> ChatBatch:
+        """A micro-batch."""
+        pixels, num_frames = _pad_frames([row.pixels for row in rows])
+        features = [row.features for row in rows if row.features is not None]
         stacked = torch.stack(features) if features else None
         return ChatBatch(
-            ids=ids,
-            visual_start=torch.tensor([sample.encoded.visual_start for sample in samples]),
+            text=self.text.collate([row.pick for row in rows]),
             features=torch.zeros_like(stacked) if stacked is not None and self.view == "blind" else stacked,
             pixels=pixels,
             num_frames=num_frames,
-            target_places=torch.from_numpy(np.concatenate(places)).long(),
-            targets=torch.from_numpy(np.concatenate(targets)).long(),
-            target_rows=torch.from_numpy(np.concatenate(target_rows)).long(),
-            normalizer=torch.tensor(samples[0].pick.normalizer, dtype=torch.float32),
-            rows=torch.tensor([sample.pick.row for sample in samples]),
-            membership=torch.tensor([self._membership(self.conversations[s.pick.row]) for s in samples]),
         )
 
-
-def _asked(question: Mapping[str, str | None]) -> Conversation:
-    if not question["prompt"]:
-        raise ValueError("request.video names a video; say what to ask in request.prompt")
-    turn = Turn(user=VIDEO + question["prompt"], assistant=None)
-    return Conversation(id="request", video=question["video"], turns=(turn,), where="request")
+    def asking(self, conversation: Conversation) -> "VideoChat":
+        """The same settings for one conversation whose last answer is wanted."""
+        other = copy.copy(self)
+        other.text, other.cache = self.text.asking([conversation]), None
+        return other
 
 
 def frames(

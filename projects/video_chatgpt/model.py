@@ -62,50 +62,6 @@ class VideoLanguageModel(nn.Module):
         places = visual_start[:, None] + torch.arange(rows.shape[1], device=ids.device)
         return embeddings.scatter(1, places[..., None].expand_as(rows), rows)
 
-    def target_logits(self, embeddings: Tensor, target_places: Tensor) -> Tensor:
-        """Logits of the targets only: every other position stays out of the head.
-
-        Args:
-            embeddings: (B, L, width), padded on the right, so that the causal mask alone keeps padding out.
-            target_places: int64 (K,), flat places b * L + l of the positions that predict a target.
-
-        Returns:
-            float32 (K, vocabulary).
-        """
-        hidden = self.language_model.get_decoder()(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-        rows = hidden.flatten(0, 1).index_select(0, target_places)
-        head = self.language_model.get_output_embeddings()
-        assert isinstance(head, nn.Module)
-        logits: Tensor = head(rows)
-        return logits.float()
-
-    @torch.no_grad()
-    def generate(self, ids: Tensor, visual_start: Tensor, features: Tensor, *, max_new_tokens: int, eos: int) -> Tensor:
-        """Greedy continuation of one prompt, up to the end token.
-
-        Args:
-            ids: int64 (1, L).
-            visual_start: int64 (1,).
-            features: (1, N, D).
-            max_new_tokens: bound on the length.
-            eos: id that ends the answer.
-
-        Returns:
-            int64 (1, new tokens), the end token included if it was reached.
-        """
-        embeddings = self.embed(ids, visual_start, features)
-        generated = self.language_model.generate(  # type: ignore[operator]
-            inputs_embeds=embeddings,
-            attention_mask=torch.ones(ids.shape, dtype=torch.long, device=ids.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            use_cache=True,
-            eos_token_id=eos,
-            pad_token_id=eos,
-        )
-        assert isinstance(generated, Tensor)
-        return generated
-
 
 class TrainableCount(NamedTuple):
     """Numbers that a configuration learns, by part."""

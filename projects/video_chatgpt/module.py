@@ -1,23 +1,28 @@
 """Video-ChatGPT as a LightningModule: what is built, what trains, what is logged."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric
 
+from common.chat.decoder import answer, target_logits
+from common.chat.loss import global_mean, token_losses
+from common.chat.request import Unreadable, question, record
+from common.chat.scores import AnswerScores
+from common.data.conversations import Turn
+from common.data.module import StreamData
 from common.encoders.clip import ClipPatches
 from common.encoders.pooling import spatio_temporal
-from common.metrics.accuracy import GroupedAccuracy
-from common.metrics.interval import Estimate, macro
+from common.metrics.interval import Estimate
 from common.optim import parameter_groups
-from common.types import Build
-from projects.video_chatgpt.data import ChatBatch, VideoChat
-from projects.video_chatgpt.loss import global_mean, per_sample, token_losses
+from common.types import Build, Pick
+from common.video.decode import VideoReadError
+from projects.video_chatgpt.data import Asked, ChatBatch, Row, VideoChat
 from projects.video_chatgpt.model import VideoLanguageModel
 
 
@@ -73,7 +78,7 @@ class VideoChatGPT(LightningModule):
         self.lr, self.language_model_lr, self.weight_decay = lr, language_model_lr, weight_decay
         self.loss_per, self.max_new_tokens = loss_per, max_new_tokens
         self._frozen: dict[str, Any] = {}  # outside the module tree: never trained, saved or wrapped
-        self._reports: dict[str, dict[str, Estimate]] = {}
+        self._watched: tuple[str, Tensor] = ("", torch.empty(0))  # the video of a talk and its features
 
     def configure_model(self) -> None:
         if hasattr(self, "model"):
@@ -115,101 +120,99 @@ class VideoChatGPT(LightningModule):
         encoder: ClipPatches = self._frozen["encoder"]
         return encoder
 
+    def embeddings(self, batch: ChatBatch) -> Tensor:
+        """Input embeddings of the language model: (B, L, width)."""
+        return self.model.embed(batch.text.ids, batch.text.visual_start, self.features(batch))
+
     def logits(self, batch: ChatBatch) -> Tensor:
         """Logits of the target tokens, float32 (K, V)."""
-        embeddings = self.model.embed(batch.ids, batch.visual_start, self.features(batch))
-        return self.model.target_logits(embeddings, batch.target_places)
+        text = batch.text
+        return target_logits(
+            self.model.language_model, self.embeddings(batch), text.target_places, branches=text.branches
+        )
 
     def training_step(self, batch: ChatBatch, batch_idx: int) -> Tensor:
-        losses = token_losses(self.logits(batch), batch.targets)
-        return global_mean(losses, batch.target_rows, len(batch.ids), batch.normalizer, per=self.loss_per)
+        text = batch.text
+        losses = token_losses(self.logits(batch), text.targets)
+        return global_mean(losses, text.target_rows, len(text.conversations), text.normalizer, per=self.loss_per)
 
     # Evaluation
 
     def on_validation_epoch_start(self) -> None:
-        self._start_scores(self._rows("val"))
+        self._scores = self._new_scores("val")
 
     def validation_step(self, batch: ChatBatch, batch_idx: int) -> None:
-        self._score(batch)
+        self._scores.update(self.logits(batch), batch.text)
 
     def on_validation_epoch_end(self) -> None:
-        loss, estimates = self._scores()
+        loss, estimates = self._scores.compute()
         self.log("val/loss", loss, logger=False)
         for group, estimate in estimates.items():
             self.log(f"val/exact/{group}", estimate.value, logger=False)
 
     def on_test_epoch_start(self) -> None:
-        self._reports = {}
-        self._view = ""
+        self._views = {view: self._new_scores(f"test/{view}") for view in self._data().test_recipes}
 
     def test_step(self, batch: ChatBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        view = self._views()[dataloader_idx]
-        if batch_idx == 0:
-            self._finish_view()
-            self._view = view
-            self._start_scores(self._rows(f"test/{view}"))
-        self._score(batch)
+        list(self._views.values())[dataloader_idx].update(self.logits(batch), batch.text)
 
     def on_test_epoch_end(self) -> None:
-        self._finish_view()
+        self._report = {view: scores.compute()[1] for view, scores in self._views.items()}
 
     def report(self) -> Mapping[str, Mapping[str, Estimate | float]]:
         """Accuracy by view and group of the last test, and what guessing would reach."""
-        rows = self._rows(f"test/{self._views()[0]}")
-        chance = rows.chance()
-        table: dict[str, Mapping[str, Estimate | float]] = dict(self._reports)
+        chance = self._rows(f"test/{next(iter(self._report))}").text.chance()
+        table: dict[str, Mapping[str, Estimate | float]] = dict(self._report)
         if chance:
             table["chance"] = chance | {"macro": sum(chance.values()) / len(chance)}
         return table
 
-    def _start_scores(self, rows: VideoChat) -> None:
-        self._kinds = rows.kinds
-        self._accuracy = GroupedAccuracy(rows.kinds).to(self.device)
-        self._loss = MeanMetric().to(self.device)
+    def _new_scores(self, split: str) -> AnswerScores:
+        return AnswerScores(self._rows(split).text, device=self.device)
 
-    def _score(self, batch: ChatBatch) -> None:
-        """A greedy answer equals the truth exactly when every target is the most likely token after the true ones."""
-        logits = self.logits(batch)
-        self._loss.update(token_losses(logits, batch.targets))
-        wrong = per_sample((logits.argmax(dim=-1) != batch.targets).float(), batch.target_rows, len(batch.ids))
-        self._accuracy.update(wrong == 0, batch.membership)
-
-    def _scores(self) -> tuple[Tensor, dict[str, Estimate]]:
-        estimates = self._accuracy.compute()
-        kinds = [estimates[kind] for kind in self._kinds if kind in estimates]
-        return self._loss.compute(), estimates | {"macro": macro(kinds)}
-
-    def _finish_view(self) -> None:
-        if self._view:
-            self._reports[self._view] = self._scores()[1]
-        self._view = ""
-
-    def _views(self) -> list[str]:
-        return list(self.trainer.datamodule.test_recipes)  # type: ignore[attr-defined]
+    def _data(self) -> StreamData:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def _rows(self, split: str) -> VideoChat:
-        rows = self.trainer.datamodule.rows(split)  # type: ignore[attr-defined]
+        rows = self._data().rows(split)
         assert isinstance(rows, VideoChat)
         return rows
 
     # Answers
 
-    def predict_step(self, batch: ChatBatch, batch_idx: int) -> list[dict[str, str | None]]:
+    def predict_step(self, asked: Asked, batch_idx: int) -> list[dict[str, str | None]]:
         rows = self._rows("predict")
-        features = self.features(batch)
-        answers = []
-        for number, row in enumerate(batch.rows.tolist()):
-            ids, visual_start = rows.prompt(row)
-            generated = self.model.generate(
-                ids.to(self.device),
-                visual_start.to(self.device),
-                features[number : number + 1],
-                max_new_tokens=self.max_new_tokens,
-                eos=rows.tokenizer.eos_token_id,
-            )
-            text = str(rows.tokenizer.decode(generated[0], skip_special_tokens=True)).strip()
-            conversation = rows.conversations[row]
-            question, truth = conversation.turns[-1]
-            named = {"id": conversation.id, "video": conversation.video, "question": question}
-            answers.append(named | {"answer": truth, "pred": text})  # the published names: `answer` is the truth
-        return answers
+        lines = {each.number: record(rows.text.first(each.number), pred=None, error=each.reason) for each in asked[1]}
+        if asked.batch is not None:
+            numbers = asked.batch.text.conversations.tolist()
+            for number, pred in zip(numbers, self.answers(asked.batch, rows), strict=True):
+                lines[number] = record(rows.text.conversations[number], pred=pred)
+        return [lines[number] for number in sorted(lines)]
+
+    def answers(self, batch: ChatBatch, rows: VideoChat) -> list[str]:
+        """What the model says after the last question of each conversation of `rows` that is in the batch."""
+        assert rows.request is not None
+        numbers = batch.text.conversations.tolist()
+        embeddings = self.embeddings(batch)
+        prompts = [row[: rows.text.prompt_length(number)] for row, number in zip(embeddings, numbers, strict=True)]
+        tokenizer = rows.text.format.tokenizer
+        generated = answer(
+            self.model.language_model,
+            prompts,
+            decoding=rows.request.decoding(self.max_new_tokens),
+            ends=[tokenizer.eos_token_id],
+            names=[f"{rows.text.conversations[number].id}/{number}" for number in numbers],
+        )
+        return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in generated]
+
+    def reply(self, rows: VideoChat, video: str, turns: Sequence[Turn]) -> str:
+        """The answer to the last turn of a talk; the features of the video are kept for the next one."""
+        asked = rows.asking(question(video, turns))
+        if self._watched[0] != video:
+            seen = asked[Pick(0, 0, 1.0)]
+            if isinstance(seen, Unreadable):
+                raise VideoReadError(video, seen.reason)
+            pixels = move_data_to_device(asked.batch([seen]), self.device)
+            self._watched = (video, self.features(pixels)[0])
+        batch = asked.batch([Row(self._watched[1], None, Pick(0, 0, 1.0))])
+        return self.answers(move_data_to_device(batch, self.device), asked)[0]

@@ -9,8 +9,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from common.chat.decoder import Decoding, answer, target_logits
+from common.chat.loss import global_mean, per_sample, token_losses
+from common.chat.rows import Branches
 from common.text.language_model import blocks, build_causal_lm, recompute
-from projects.video_chatgpt.loss import global_mean, per_sample, token_losses
 from projects.video_chatgpt.model import VideoLanguageModel, count_trainable
 
 TINY = {
@@ -70,7 +72,7 @@ def test_loss_at_targets_equals_the_loss_over_all_logits(model: VideoLanguageMod
     expected = F.cross_entropy(whole[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
     rows, places = (labels != -100).nonzero(as_tuple=True)
     flat = rows * ids.shape[1] + places - 1
-    losses = token_losses(model.target_logits(embeddings, flat), labels[rows, places])
+    losses = token_losses(target_logits(model.language_model, embeddings, flat), labels[rows, places])
     ours = global_mean(losses, rows, 3, torch.tensor(float(len(rows))), per="token")
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
 
@@ -79,15 +81,15 @@ def test_only_target_rows_enter_the_head(model: VideoLanguageModel) -> None:
     ids, starts, features = batch()
     entered = []
     model.language_model.get_output_embeddings().register_forward_hook(lambda _, x, __: entered.append(x[0].shape[0]))
-    model.target_logits(model.embed(ids, starts, features), torch.tensor([9, 12, 30]))
+    target_logits(model.language_model, model.embed(ids, starts, features), torch.tensor([9, 12, 30]))
     assert entered == [3]
 
 
 def test_padding_on_the_right_changes_nothing(model: VideoLanguageModel) -> None:
     ids, starts, features = batch(rows=1)
     places = torch.tensor([11, 12])
-    short = model.target_logits(model.embed(ids, starts, features), places)
-    padded = model.target_logits(model.embed(F.pad(ids, (0, 6)), starts, features), places)
+    short = target_logits(model.language_model, model.embed(ids, starts, features), places)
+    padded = target_logits(model.language_model, model.embed(F.pad(ids, (0, 6)), starts, features), places)
     torch.testing.assert_close(short, padded)
 
 
@@ -107,7 +109,7 @@ def test_micro_batches_average_to_the_global_loss(per: str) -> None:
 
 def test_gradient_reaches_the_bridge_only(model: VideoLanguageModel) -> None:
     ids, starts, features = batch()
-    model.target_logits(model.embed(ids, starts, features), torch.tensor([12])).sum().backward()
+    target_logits(model.language_model, model.embed(ids, starts, features), torch.tensor([12])).sum().backward()
     assert model.projector.weight.grad is not None
     assert model.projector.weight.grad.abs().sum() > 0
     assert model.boundary.grad is not None
@@ -119,19 +121,23 @@ def test_changed_and_reversed_features_change_the_loss(model: VideoLanguageModel
     ids, starts, features = batch()
     place = torch.tensor([12, 26, 40])
     original, zeroed, turned = (
-        model.target_logits(model.embed(ids, starts, x), place) for x in (features, features * 0, features.flip(1))
+        target_logits(model.language_model, model.embed(ids, starts, x), place)
+        for x in (features, features * 0, features.flip(1))
     )
     assert not torch.allclose(original, zeroed, atol=1e-4)
     assert not torch.allclose(original, turned, atol=1e-4)
 
 
-def test_greedy_generation_agrees_with_the_argmax_of_targets(model: VideoLanguageModel) -> None:
+def test_greedy_answers_agree_with_the_argmax_of_targets(model: VideoLanguageModel) -> None:
     ids, starts, features = batch(rows=1, length=9)
-    generated = model.generate(ids, starts, features, max_new_tokens=4, eos=49)
-    full = torch.cat([ids, generated], dim=1)
-    places = torch.arange(8, 8 + generated.shape[1])
-    logits = model.target_logits(model.embed(full, starts, features), places)
-    assert logits.argmax(dim=-1).tolist() == generated[0].tolist()
+    prompt = model.embed(ids, starts, features)[0]
+    (generated,) = answer(
+        model.language_model, [prompt], decoding=Decoding(max_new_tokens=4), ends=[49], names=["only"]
+    )
+    full = torch.cat([ids, torch.tensor([generated])], dim=1)
+    places = torch.arange(8, 8 + len(generated))
+    logits = target_logits(model.language_model, model.embed(full, starts, features), places)
+    assert logits.argmax(dim=-1).tolist() == generated
 
 
 def test_the_model_of_transformers_is_the_one_that_is_built() -> None:
@@ -161,13 +167,22 @@ def published(fake: FakeTensorMode) -> VideoLanguageModel:
         return VideoLanguageModel(language_model=language_model, feature_width=1024)
 
 
-def flops(model: VideoLanguageModel, fake: FakeTensorMode, *, backward: bool) -> int:
+def flops(
+    model: VideoLanguageModel,
+    fake: FakeTensorMode,
+    *,
+    backward: bool,
+    length: int = 600,
+    branches: Branches | None = None,
+) -> int:
     with fake:
-        ids = torch.zeros(1, 600, dtype=torch.long)
+        ids = torch.zeros(1, length, dtype=torch.long)
         starts, features = torch.zeros(1, dtype=torch.long), torch.zeros(1, 356, 1024)
         places, targets = torch.arange(400, 420), torch.zeros(20, dtype=torch.long)
     with fake, FlopCounterMode(display=False) as counter:
-        loss = token_losses(model.target_logits(model.embed(ids, starts, features), places), targets).sum()
+        loss = token_losses(
+            target_logits(model.language_model, model.embed(ids, starts, features), places), targets
+        ).sum()
         if backward:
             loss.backward()
     return counter.get_total_flops()
@@ -204,6 +219,17 @@ def test_a_trained_decoder_costs_three_forwards(fake: FakeTensorMode) -> None:
         language_model = build_causal_lm(weights="random", architecture=PUBLISHED | {"num_hidden_layers": 4})
         model = VideoLanguageModel(language_model=language_model, feature_width=1024)
     assert flops(model, fake, backward=True) / flops(model, fake, backward=False) == pytest.approx(3.0, abs=0.03)
+
+
+def test_sharing_a_video_halves_the_arithmetic(published: VideoLanguageModel, fake: FakeTensorMode) -> None:
+    questions, shared, own = 4, 394, 200  # instruction and video; question and answer
+    separate = questions * flops(published, fake, backward=True, length=shared + own)
+    with fake:
+        branch = torch.cat([torch.zeros(shared), torch.arange(1, questions + 1).repeat_interleave(own)])[None].long()
+        position = torch.cat([torch.arange(shared), (shared + torch.arange(own)).repeat(questions)])[None]
+    branches = Branches(position, branch)
+    together = flops(published, fake, backward=True, length=shared + questions * own, branches=branches)
+    assert separate / together == pytest.approx(1.99, abs=0.05)
 
 
 def test_share_of_blocks_is_rounded_up() -> None:

@@ -10,8 +10,13 @@ import torch
 from lightning import LightningModule, Trainer
 from omegaconf import DictConfig
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchmetrics import MeanMetric
 
+from common.chat.request import question
+from common.chat.scores import AnswerScores
 from common.config import build
+from common.data.conversations import Turn
+from common.types import Pick
 from launchers.command import compose
 from projects.video_chatgpt.data import VIEWS, ChatBatch, VideoChat
 
@@ -104,16 +109,17 @@ def test_a_training_step_never_waits_for_the_device(shapes: Path, tmp_path: Path
     with HostSyncs() as syncs:
         module.training_step(batch, 0).backward()
     assert syncs.lines == []
+    scores = AnswerScores(data.text, device=module.device)
     with HostSyncs() as syncs, torch.no_grad():
-        module._start_scores(data)
-        module._score(batch)
-        module._scores()  # the end of an epoch does wait: the watch can see it
+        scores.update(module.logits(batch), batch.text)
+    assert syncs.lines == []
+    scores.loss = MeanMetric()  # as it comes, it looks for nan and waits: the watch can see it
+    with HostSyncs() as syncs, torch.no_grad():
+        scores.update(module.logits(batch), batch.text)
     assert syncs.lines
 
 
-def picks(count: int) -> list[Any]:
-    from common.types import Pick
-
+def picks(count: int) -> list[Pick]:
     return [Pick(row, row, 1.0) for row in range(count)]
 
 
@@ -159,22 +165,21 @@ def test_zeroing_or_reversing_the_frames_changes_the_loss(shapes: Path, tmp_path
 def test_targets_are_the_answers_and_the_end_token(shapes: Path, tmp_path: Path) -> None:
     data = rows(configure(shapes, tmp_path))
     batch: ChatBatch = data.collate([data[pick] for pick in picks(5)])
+    text, tokenizer = batch.text, data.text.format.tokenizer
     for row in range(5):
-        targets = batch.targets[batch.target_rows == row]
-        answer = data.conversations[row].turns[0].assistant
-        assert data.tokenizer.decode(targets, skip_special_tokens=True).split() == str(answer).split()
-        assert targets[-1] == data.tokenizer.eos_token_id
-    places = batch.target_places + 1
-    assert torch.equal(batch.ids.flatten()[places], batch.targets)
-    assert np.array_equal(data.weights, [row.learned.sum() for row in data.encoded])
+        targets = text.targets[text.target_rows == row]
+        answer = data.text.conversations[row].turns[0].assistant
+        assert tokenizer.decode(targets, skip_special_tokens=True).split() == str(answer).split()
+        assert targets[-1] == tokenizer.eos_token_id
+    places = text.target_places + 1
+    assert torch.equal(text.ids.flatten()[places], text.targets)
+    assert np.array_equal(data.weights, [row.learned.sum() for row in data.text.encoded])
 
 
 def test_a_prompt_ends_before_the_answer(shapes: Path, tmp_path: Path) -> None:
     data = rows(configure(shapes, tmp_path))
-    ids, start = data.prompt(0)
-    text = data.tokenizer.decode(ids[0])
+    text = data.text.format.tokenizer.decode(data.text.text_ids(0)[: data.text.prompt_length(0)])
     assert text.lower().replace(" ", "").endswith("assistant:")
-    assert start.item() == data.encoded[0].visual_start
 
 
 def test_missing_features_are_named(shapes: Path, tmp_path: Path) -> None:
@@ -189,4 +194,90 @@ def test_missing_features_are_named(shapes: Path, tmp_path: Path) -> None:
 
 def test_a_question_about_a_file_needs_a_prompt(shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"request\.prompt"):
-        rows(configure(shapes, tmp_path), "predict", question={"video": "a.mp4", "prompt": None})
+        rows(configure(shapes, tmp_path), "predict", request={"video": "a.mp4", "prompt": None})
+
+
+def test_a_row_without_a_video_is_refused(shapes: Path, tmp_path: Path) -> None:
+    annotations = tmp_path / "rows.json"
+    annotations.write_text('[{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]')
+    with pytest.raises(ValueError, match=r"rows\.json row 0: names no video"):
+        rows(configure(shapes, tmp_path), annotations=str(annotations))
+
+
+# Questions that share a video
+
+
+def test_shared_videos_give_the_loss_and_the_gradients_of_separate_rows(shapes: Path, tmp_path: Path) -> None:
+    cfg = configure(shapes, tmp_path)
+    alone, shared = rows(cfg), rows(cfg, questions_at_once=4)
+    assert len(shared) < len(alone)
+    assert max(len(group) for group in shared.text.groups) > 1
+    groups = shared.text.groups[:5]
+    module = build(cfg.model)
+    module.configure_model()
+    results = {}
+    for name, data, numbers in (
+        ("alone", alone, [number for group in groups for number in group]),
+        ("shared", shared, list(range(5))),
+    ):
+        normalizer = float(data.weights[numbers].sum())
+        batch = data.collate([data[Pick(number, number, normalizer)] for number in numbers])
+        module.zero_grad()
+        loss = module.training_step(batch, 0)
+        loss.backward()
+        results[name] = (loss.item(), {n: p.grad.clone() for n, p in module.named_parameters()}, batch.text)
+    assert results["shared"][2].ids.numel() < results["alone"][2].ids.numel()
+    assert results["shared"][0] == pytest.approx(results["alone"][0], rel=1e-5)
+    assert torch.equal(results["shared"][2].targets, results["alone"][2].targets)
+    assert torch.equal(results["shared"][2].membership, results["alone"][2].membership)
+    for name, gradient in results["alone"][1].items():
+        torch.testing.assert_close(results["shared"][1][name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_a_sample_counts_alike_whether_it_shares_its_video(shapes: Path, tmp_path: Path) -> None:
+    cfg = configure(shapes, tmp_path, "model.loss_per=sample")
+    shared = rows(cfg, questions_at_once=4)
+    assert np.array_equal(shared.weights, [len(group) for group in shared.text.groups])
+
+
+def test_sharing_needs_the_video_first(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs video_place=first"):
+        rows(configure(shapes, tmp_path), questions_at_once=2, video_place="last")
+
+
+# Answers
+
+
+def answers(cfg: DictConfig, module: LightningModule, size: int, **request: Any) -> list[str]:
+    data = rows(cfg, "predict", request={"count": 6, **request})
+    said = []
+    for start in range(0, 6, size):
+        asked = data.collate([data[Pick(row, row, 1.0)] for row in range(start, start + size)])
+        said += module.answers(asked.batch, data)
+    return said
+
+
+def test_answers_do_not_depend_on_what_they_are_batched_with(shapes: Path, tmp_path: Path) -> None:
+    cfg = configure(shapes, tmp_path)
+    module, _, _ = fit(cfg)
+    module.eval()
+    assert answers(cfg, module, 6) == answers(cfg, module, 1)
+    drawn = answers(cfg, module, 6, temperature=1.5, seed=1)
+    assert drawn == answers(cfg, module, 1, temperature=1.5, seed=1)
+    assert drawn != answers(cfg, module, 6, temperature=1.5, seed=2)
+
+
+def test_a_talk_remembers_and_looks_at_its_video_once(shapes: Path, tmp_path: Path) -> None:
+    cfg = configure(shapes, tmp_path, "request.chat=true")
+    module, _, _ = fit(cfg)
+    module.eval()
+    data = rows(cfg, "predict")
+    clip = str(next((shapes / "shapes" / "clips" / "test").glob("*.mp4")))
+    first = module.reply(data, clip, [Turn("What shape is it?", None)])
+    looked = []
+    module._frozen["encoder"].register_forward_hook(lambda *_: looked.append(1))
+    turns = [Turn("What shape is it?", first), Turn("What shape is it?", None)]
+    module.reply(data, clip, turns)
+    assert looked == []
+    asked = data.asking(question(clip, turns))
+    assert asked.text.format.tokenizer.decode(asked.text.text_ids(0)).lower().count("shape") == 2

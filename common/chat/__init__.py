@@ -1,0 +1,1 @@
+"""Conversations about videos: rows to batches, answers, scores, requests; shared by the video language models."""
