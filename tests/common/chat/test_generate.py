@@ -14,7 +14,7 @@ from launchers import generate
 from launchers.command import compose
 
 ROOT = Path(__file__).resolve().parents[3]
-SMALL = ["experiment=video_chatgpt_tiny", "ckpt=none", "prepare=[]", "batch.eval=2"]
+SMALL = ["experiment=video_chatgpt_tiny", "prepare=[]", "batch.eval=2"]
 
 
 def test_a_file_of_questions_with_a_broken_video(shapes: Path, tmp_path: Path) -> None:
