@@ -23,6 +23,9 @@ def track(items: Iterable[T], *, description: str, total: int | None = None) -> 
     """
     if total is None:
         total = len(items) if isinstance(items, Sized) else None
+    if total == 1:  # it is begun or done
+        yield from items
+        return
     shown = _bar(items, description, total) if sys.stderr.isatty() else _lines(items, description, total)
     yield from shown
 

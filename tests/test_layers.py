@@ -28,6 +28,7 @@ ALLOWED = {
         "common/chat/*",
         "common/text/*",
         "common/tiny/*",
+        "common/weights/pretrained.py",
         "projects/*",
     ],
     "diffusers": ["common/latent/*", "projects/*"],

@@ -11,6 +11,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from common.files import digest
 from common.random import mix
 from common.shapes import expect
+from common.weights.pretrained import load_pretrained
 
 # Channel statistics of OpenAI's CLIP, on pixels in 0..1.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -83,7 +84,7 @@ class ClipPatches(nn.Module):
 
 def _tower(weights: str, architecture: Mapping[str, Any] | None, seed: int) -> tuple[CLIPVisionModel, str]:
     if weights != "random":
-        model = CLIPVisionModel.from_pretrained(weights, dtype=torch.float32)
+        model = load_pretrained(CLIPVisionModel, weights, dtype=torch.float32)
         file = Path(weights) / "model.safetensors"
         return model, digest(file) if file.exists() else f"{weights}@{model.config._commit_hash}"
     if architecture is None:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from common.weights.pretrained import load_pretrained
+
 
 class CausalChat:
     """A model with its tokenizer and chat template."""
@@ -35,7 +37,7 @@ class CausalChat:
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(weights)
         if self.tokenizer.chat_template is None:
             raise ValueError(f"{weights} has no chat template; choose a model that was tuned to chat")
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(weights, dtype=getattr(torch, dtype))
+        model: PreTrainedModel = load_pretrained(AutoModelForCausalLM, weights, dtype=getattr(torch, dtype))
         self.model = model.to(self.device).eval()  # type: ignore[arg-type]
         self.room = int(model.config.max_position_embeddings) - max_new_tokens  # tokens of a prompt
 

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from common.random import mix
+from common.weights.pretrained import load_pretrained
 
 
 def build_causal_lm(
@@ -41,7 +42,7 @@ def build_causal_lm(
     if weights == "random":
         model = _random(architecture, dtype=getattr(torch, dtype), seed=seed)
     else:
-        model = AutoModelForCausalLM.from_pretrained(weights, dtype=getattr(torch, dtype))
+        model = load_pretrained(AutoModelForCausalLM, weights, dtype=getattr(torch, dtype))
     model.config.use_cache = False
     recompute(blocks(model), fraction=checkpoint_fraction)
     if compile_blocks:
