@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from safetensors import torch as safe
 from transformers import AutoModelForCausalLM
 
+from common.chat.decoder import target_logits
 from common.checkpoint import CheckpointError, load_file, locate
 from common.text.tokenizer import load_tokenizer
 from common.weights.source import Weights, WeightsError
@@ -156,7 +157,7 @@ def test_the_merged_folder_is_the_model_for_transformers(run: Path, shapes: Path
         theirs = model(inputs_embeds=inputs).logits[0]
         ids = torch.tensor([[1, 0, 0, 0, 0, 0, 0, 5, 6]])
         embedded = module.model.embed(ids, torch.tensor([1]), features)
-        ours = module.model.target_logits(embedded, torch.arange(9))
+        ours = target_logits(module.model.language_model, embedded, torch.arange(9))
     torch.testing.assert_close(theirs[:, :rows], ours, rtol=1e-5, atol=1e-5)
     assert (theirs[:, rows:].max(dim=1).values < theirs[:, :rows].max(dim=1).values).all()
     assert torch.equal(embedding.weight[start:], trained["model.boundary"])
