@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from common.data.cache import Cache
-from common.data.conversations import NOISE, Conversation, DataError, resolve_media
+from common.data.conversations import NOISE, Conversation, DataError, resolve_source
 from common.data.forms import convert
 from common.files import write_jsonl
 from common.progress import track
@@ -113,28 +113,29 @@ def _check_noise(row: Conversation) -> None:
 
 
 def _media_check(media: Path, *, frames: int, backend: str) -> Check:
-    seen: dict[Path, str | None] = {}
+    seen: dict[Path | tuple[Path, ...], str | None] = {}
 
     def check(row: Conversation) -> None:
         if row.video is None:
             return
-        path = resolve_media(media, row)
-        if path not in seen:
-            seen[path] = _unreadable(path, frames=frames, backend=backend)
-        if seen[path] is not None:
-            raise DataError(row.where, "video", f"{path}: {seen[path]}; replace the file or take the row out")
+        source = resolve_source(media, row)
+        if source not in seen:
+            seen[source] = _unreadable(source, frames=frames, backend=backend)
+        if seen[source] is not None:
+            raise DataError(row.where, "video", f"{seen[source]}; replace the file or take the row out")
 
     return check
 
 
-def _unreadable(path: Path, *, frames: int, backend: str) -> str | None:
+def _unreadable(source: Path | tuple[Path, ...], *, frames: int, backend: str) -> str | None:
+    """What is wrong with a video, named by its file, or None."""
     try:
         if frames:
-            read(path, lambda info: list(midpoint(info.num_frames, frames)), backend=backend)
+            read(source, lambda info: list(midpoint(info.num_frames, frames)), backend=backend)
         else:
-            probe(path, backend=backend)
+            probe(source, backend=backend)
     except VideoReadError as error:
-        return error.reason
+        return str(error)
     return None
 
 
@@ -153,9 +154,10 @@ def _features_check(cache: Cache) -> Check:
     def check(row: Conversation) -> None:
         if row.video is None:
             return
-        if row.video not in seen:
-            seen[row.video] = wrong(row.video)
-        problem = seen[row.video]
+        name = str(row.video)
+        if name not in seen:
+            seen[name] = wrong(name)
+        problem = seen[name]
         if problem is not None:
             raise DataError(row.where, "video", problem)
 

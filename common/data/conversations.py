@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.data.forms import Conversation, DataError, convert
+from common.data.fields import DataError
+from common.data.forms import Conversation, convert
 from common.files import read_jsonl
 from common.text.prompt import Turn
 
-__all__ = ["Conversation", "DataError", "Turn", "load_conversations", "resolve_media"]
+__all__ = ["Conversation", "DataError", "Turn", "load_conversations", "read_rows", "resolve_media", "resolve_source"]
 
 log = logging.getLogger(__name__)
 
@@ -29,39 +30,70 @@ def load_conversations(path: Path, *, strip_noise: bool = True) -> list[Conversa
     Raises:
         DataError: a row is in none of the forms, or lacks or contradicts something.
     """
-    rows = _read_rows(path)
+    rows = read_rows(path)
     conversations = [convert(row, number, f"{path} row {number}") for number, row in enumerate(rows)]
     return _without_noise(conversations) if strip_noise else conversations
 
 
-def resolve_media(media: Path, row: Conversation) -> Path:
-    """Path of a conversation's video; where the file leaves the extension out, the one that is there.
+def resolve_source(media: Path, row: Conversation) -> Path | tuple[Path, ...]:
+    """What `common.video.decode` reads for a conversation: the path of its video, or the paths of its frames.
+
+    Where the file leaves the extension of a video out, it is the one that is there.
+
+    Args:
+        media: folder that the paths of the file are relative to.
+        row: a conversation about a video.
 
     Raises:
-        DataError: no such file, or several that differ in their extension.
+        DataError: no such file, several that differ in their extension, an address, or no video.
     """
     if row.video is None:
         raise DataError(row.where, "video", "the conversation names none")
-    path = media / row.video
+    if isinstance(row.video, str):
+        return _located(media, row.video, row.where)
+    return tuple(_located(media, frame, row.where) for frame in row.video)
+
+
+def resolve_media(media: Path, row: Conversation) -> Path:
+    """`resolve_source` for who reads one path of each conversation.
+
+    Raises:
+        DataError: as there, or the row lists frames.
+    """
+    source = resolve_source(media, row)
+    if isinstance(source, tuple):
+        problem = f"is a list of {len(source)} frames, and one path is read here; put them into a folder and name it"
+        raise DataError(row.where, "video", problem)
+    return source
+
+
+def _located(media: Path, name: str, where: str) -> Path:
+    if "://" in name:
+        problem = f"{name} is an address; fetch it with `python -m launchers.prepare task=fetch_videos`"
+        raise DataError(where, "video", problem)
+    path = media / name
     if path.exists():
         return path
     found = [named for suffix in SUFFIXES if (named := path.with_name(path.name + suffix)).is_file()]
     if len(found) > 1:
         names = ", ".join(named.name for named in found)
-        raise DataError(row.where, "video", f"{row.video} may be {names}; write the extension")
+        raise DataError(where, "video", f"{name} may be {names}; write the extension")
     if not found:
         problem = f"{path} is not there, with none of {' '.join(SUFFIXES)} either; check the media folder"
-        raise DataError(row.where, "video", problem)
+        raise DataError(where, "video", problem)
     return found[0]
 
 
-def _read_rows(path: Path) -> list[Any]:
+def read_rows(path: Path) -> list[Any]:
+    """Rows of a `.json` list or a `.jsonl` file, as they are.
+
+    Raises:
+        DataError: the file is missing, empty or not JSON.
+    """
     if not path.is_file():
         raise DataError(str(path), "file", "is not there; check the path of the annotations")
-    if path.suffix == ".jsonl":
-        return list(read_jsonl(path))
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = read_jsonl(path) if path.suffix == ".jsonl" else json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DataError(str(path), "file", f"not JSON ({error}); one row a line is named .jsonl") from error
     if not isinstance(rows, list):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.data.conversations import SUFFIXES, load_conversations
+from common.data.fields import Video
 from common.text.prompt import VIDEO
 
 GENERIC = ("correctness", "detail", "context")
@@ -34,7 +35,7 @@ class Item:
 
     Attributes:
         id: unique in its benchmark.
-        video: as in the file; often without an extension.
+        video: as in the file; often without an extension, or the paths of its frames.
         questions: one wording, or the two of a consistency pair.
         reference: the true answer.
         type: kind of question where the file tells it, or the VCGBench file that it is from.
@@ -42,7 +43,7 @@ class Item:
     """
 
     id: str
-    video: str
+    video: Video
     questions: tuple[str, ...]
     reference: str
     type: str | None
@@ -145,8 +146,10 @@ def conversations(*, annotations: str, name: str) -> Benchmark:
     return Benchmark(name, tuple(items.values()), (Path(annotations),))
 
 
-def missing_videos(benchmark: Benchmark, media: Path) -> list[str]:
+def missing_videos(benchmark: Benchmark, media: Path) -> list[Video]:
     """Videos of a benchmark that are not in a folder, under their name or with a usual extension added.
+
+    A video that is a list of frames is missing where one of them is.
 
     Raises:
         BenchmarkError: the folder itself is not there.
@@ -155,7 +158,11 @@ def missing_videos(benchmark: Benchmark, media: Path) -> list[str]:
         raise BenchmarkError(f"media={media}: no such folder")
     videos = dict.fromkeys(item.video for item in benchmark.items)
     names = ("", *SUFFIXES)
-    return [video for video in videos if not any((media / f"{video}{suffix}").exists() for suffix in names)]
+
+    def there(name: str) -> bool:
+        return any((media / f"{name}{suffix}").exists() for suffix in names)
+
+    return [video for video in videos if not all(map(there, (video,) if isinstance(video, str) else video))]
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Row]]:

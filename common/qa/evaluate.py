@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from common.data.fields import Video
 from common.files import atomic_write_text, digest, write_jsonl
 from common.qa.benchmarks import ANSWER, Benchmark, BenchmarkError, missing_videos, some
 from common.qa.cache import open_cache
@@ -97,7 +98,7 @@ def evaluate(
     return _headline(result)
 
 
-def _missing_videos(benchmark: Benchmark, answers: Answers, media: str | None) -> list[str] | None:
+def _missing_videos(benchmark: Benchmark, answers: Answers, media: str | None) -> list[Video] | None:
     if media is None:
         return None
     missing = missing_videos(benchmark, Path(media))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.data.fields import Video
 from common.qa.benchmarks import Benchmark, BenchmarkError, Item, Row, read_rows, some, text
 
 SUFFIXES = (".json", ".jsonl")
@@ -132,7 +133,7 @@ class _Finder:
         for item in benchmark.items:
             if len(item.questions) > 1:
                 self.by_part |= {f"{item.id}#{part + 1}": (item, part) for part in range(len(item.questions))}
-        self.by_words: dict[tuple[str, ...], list[Item]] = defaultdict(list)
+        self.by_words: dict[tuple[Video, ...], list[Item]] = defaultdict(list)
         for item in benchmark.items:
             self.by_words[item.video, *item.questions].append(item)
 

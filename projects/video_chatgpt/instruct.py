@@ -92,8 +92,8 @@ def _entry(row: Conversation | DataError, reasons: list[Reason], *, strip_noise:
     if isinstance(row, DataError):
         return Entry(None, reason=BAD, detail=str(row))
     turn = row.turns[0]
-    if row.video is None or len(row.turns) > 1 or turn.assistant is None:
-        return Entry(row.video, reason=BAD, detail=f"{row.where}, keys: not q, a, video_id; leave its file as it is")
+    if not isinstance(row.video, str) or len(row.turns) > 1 or turn.assistant is None:
+        return Entry(None, reason=BAD, detail=f"{row.where}, keys: not q, a, video_id; leave its file as it is")
     found = next((found for reason in reasons if (found := reason(row.video)) is not None), None)
     if found is not None:
         return Entry(row.video, reason=found)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from common.data.cache import CacheWriter, Item
 from common.data.check import check_annotations, read_all
@@ -74,6 +75,25 @@ def test_missing_and_broken_videos_are_listed(frames: int, tmp_path: Path, clips
     assert [" row 1, video: " in found[0], " row 2, video: " in found[1], " row 3, video: " in found[2]] == [True] * 3
     assert "broken.mp4" in found[0]
     assert "is not there" in found[1]
+
+
+def test_lists_of_frames_are_read_and_addresses_are_listed(tmp_path: Path, clips: Path) -> None:
+    for name in ("1.png", "2.png", "small.png"):
+        side = 16 if name == "small.png" else 32
+        Image.new("RGB", (side, side)).save(clips / name)
+    (clips / "cut.png").write_bytes((clips / "1.png").read_bytes()[:40])
+    lists = [
+        ["1.png", "2.png", "1.png"],
+        ["1.png", "3.png"],
+        *(["1.png", name, "2.png"] for name in ("cut.png", "small.png")),
+    ]
+    rows = [row() | {"video": [each]} for each in lists] + [row("https://example.org/a.mp4")]
+    with pytest.raises(ValueError, match="4 problems in 5 rows"):
+        run(tmp_path, rows, media=str(clips), frames=4)
+    found = problems(tmp_path)
+    for number, words in enumerate(("3.png is not there", "cut.png", "size changes", "task=fetch_videos"), start=1):
+        assert f"row {number}, video: " in found[number - 1]
+        assert words in found[number - 1]
 
 
 def test_missing_and_damaged_features_are_listed(tmp_path: Path, clips: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from common.data.conversations import DataError, Turn, load_conversations, resolve_media
+from common.data.conversations import DataError, Turn, load_conversations, resolve_media, resolve_source
 
 Json = dict[str, object]
 
@@ -114,9 +114,10 @@ def test_stray_line_is_taken_off_and_counted(tmp_path: Path, caplog: pytest.LogC
         ),
         (messages("<video><video>?", "A.", videos=["1.mp4", "2.mp4"]), r"2 videos; .*split the row"),
         (messages("<video>?", "see <video>", videos=["1.mp4"]), r"an answer contains <video>"),
-        (messages("<video>?", "A dog.", videos=[["f1.jpg"]]), r"videos: is not a path"),
+        (messages("<video>?", "A dog.", videos=[["f1.jpg", 2]]), r"videos: is not a path"),
+        (messages("<video>?", "A dog.", videos=[{"path": "f1.jpg"}]), r"videos: is not a path"),
         (messages("<video>?", 3, videos=["1.mp4"]), r"content: should be text, is int"),
-        (messages("Hi.", [{"type": "image"}]), r"a part of type 'image'"),
+        (messages("Hi.", [{"type": "audio"}]), r"content: holds a part of type 'audio'"),
         ({"messages": "Hi."}, r"messages: is not a list"),
         ({"conversations": [{"from": "human"}]}, r"value: should be text, is missing"),
         ({"conversations": []}, r"turns: there is none"),
@@ -125,11 +126,12 @@ def test_stray_line_is_taken_off_and_counted(tmp_path: Path, caplog: pytest.LogC
             r"entry 0: is by 'gpt', a question belongs there",
         ),
         (messages("<video>?", " ", videos=["1.mp4"]), r"answer: is empty"),
-        (chat("What?", "A dog.", image="1.jpg"), r"image: only videos are read"),
+        (chat("What?", "A dog.", image="1.jpg"), r"image: is read only as a video: name the file in videos"),
         (chat("Hi.", "Hello.", options="six"), r"options: should be int, is str"),
         ({"q": "q <video>", "a": "a", "video_id": "v"}, r"2 markers"),
         ({"q": "q", "a": 1, "video_id": "v"}, r"a: should be text, is int"),
         ({"q": "q", "a": "QA_GT_caption_based_noisy", "video_id": "v"}, r"nothing but QA_GT"),
+        ({"q": "q", "video_id": "v"}, r"keys: \['q', 'video_id'\] lack a of VideoInstruct; mend the row"),
         (
             {"prompt": "a", "chosen": "b"},
             r"\['chosen', 'prompt'\] fit none of the forms .*VideoInstruct: a, q, video_id",
@@ -144,15 +146,28 @@ def test_rows_that_are_refused_by_name(tmp_path: Path, row: object, message: str
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [("{", "not JSON"), ('{"a": 1}', "a list of rows"), (None, "not there"), ("[]", "no rows")],
+    ("name", "content", "message"),
+    [
+        ("rows.json", "{", "not JSON"),
+        ("rows.json", '{"a": 1}', "a list of rows"),
+        ("rows.json", None, "not there"),
+        ("rows.json", "[]", "no rows"),
+        ("rows.jsonl", "", "no rows"),
+    ],
 )
-def test_files_that_are_refused_by_name(tmp_path: Path, content: str | None, message: str) -> None:
-    path = tmp_path / "rows.json"
+def test_files_that_are_refused_by_name(tmp_path: Path, name: str, content: str | None, message: str) -> None:
+    path = tmp_path / name
     if content is not None:
         path.write_text(content)
-    with pytest.raises(DataError, match=rf"rows\.json, file: .*{message}"):
+    with pytest.raises(DataError, match=rf"{name}, file: .*{message}"):
         load_conversations(path)
+
+
+def test_the_bad_row_among_many_is_named(tmp_path: Path) -> None:
+    rows = [{"q": f"q{number}", "a": "a", "video_id": "v"} for number in range(30)]
+    del rows[17]["a"]
+    with pytest.raises(DataError, match=r"rows\.json row 17, keys: .*lack a of VideoInstruct"):
+        load_conversations(write(tmp_path, rows))
 
 
 def test_line_that_is_not_json(tmp_path: Path) -> None:
@@ -179,6 +194,29 @@ def test_video_that_is_not_there_or_there_twice(tmp_path: Path) -> None:
         resolve_media(tmp_path, video)
     with pytest.raises(DataError, match="row 1, video: the conversation names none"):
         resolve_media(tmp_path, text)
+
+
+def test_frames_are_found_one_by_one(tmp_path: Path) -> None:
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).touch()
+    (row,) = load_conversations(write(tmp_path, [messages("<video>?", "A.", videos=[["1.png", "2.png"]])]))
+    assert resolve_source(tmp_path, row) == (tmp_path / "1.png", tmp_path / "2.png")
+    with pytest.raises(DataError, match=r"row 0, video: is a list of 2 frames, .*put them into a folder"):
+        resolve_media(tmp_path, row)
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(DataError, match=r"row 0, video: .*2\.png is not there"):
+        resolve_source(tmp_path, row)
+
+
+def test_an_address_is_kept_and_its_remedy_named(tmp_path: Path) -> None:
+    address = "https://example.org/a%20b.mp4"
+    rows = [messages("<video>?", "A.", videos=[address]), messages("<video>?", "A.", videos=[["1.png", address]])]
+    loaded = load_conversations(write(tmp_path, rows))
+    assert loaded[0].video == address
+    (tmp_path / "1.png").touch()
+    for number, row in enumerate(loaded):
+        with pytest.raises(DataError, match=rf"row {number}, video: https.* is an address; .*task=fetch_videos"):
+            resolve_source(tmp_path, row)
 
 
 def test_real_files(media: Path) -> None:

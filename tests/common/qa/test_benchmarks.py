@@ -127,3 +127,18 @@ def test_questions_written_for_generation_come_back_by_their_ids(vcg_files: dict
     assert answers.unanswered == ()
     assert answers.texts["generic/v_a/1"] == ("Where is it? yes",)
     assert answers.texts["consistency/v_c/0"] == ("Who wins? yes", "Which one is the winner? yes")
+
+
+def test_a_video_may_be_a_list_of_frames(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "<video>What colour?"}, {"role": "assistant", "content": "red"}]
+    row = {"id": "1", "messages": messages, "videos": [["1/a.png", "1/b.png"]]}
+    (tmp_path / "test.json").write_text(json.dumps([row]))
+    benchmark = conversations(annotations=str(tmp_path / "test.json"), name="x")
+    assert write_questions(questions=benchmark, output=str(tmp_path / "asked.json")) == {"questions": 1, "videos": 1}
+    again = conversations(annotations=str(tmp_path / "asked.json"), name="x")
+    assert again.items[0].video == benchmark.items[0].video == ("1/a.png", "1/b.png")
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "a.png").touch()
+    assert missing_videos(benchmark, tmp_path) == [("1/a.png", "1/b.png")]
+    (tmp_path / "1" / "b.png").touch()
+    assert missing_videos(benchmark, tmp_path) == []
