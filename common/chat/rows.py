@@ -36,7 +36,7 @@ class ChatText(NamedTuple):
 
     ids: Tensor  # int64 (B, L); the visual places hold the padding id
     visual_start: Tensor  # int64 (B,), place of the first visual token
-    visual_count: Tensor  # int64 (B,), patches of the video; 0: no video
+    visual_places: Tensor  # int64 (P,), flat places b * L + l of all visual tokens, row after row
     target_places: Tensor  # int64 (K,), flat places b * L + l that predict a target
     targets: Tensor  # int64 (K,)
     target_rows: Tensor  # int64 (K,), conversation of each target, 0 .. S - 1
@@ -153,6 +153,10 @@ class ChatRows:
         start = self.encoded[number].visual_start
         return 0 if start < 0 else start + self.format.visual.span(self.counts[number])
 
+    def _visual(self, number: int) -> NDArray[np.int64]:
+        """Places of the visual tokens of a conversation."""
+        return np.arange(max(0, self.encoded[number].visual_start), self.shared(number))
+
     def prompt_length(self, number: int) -> int:
         """Tokens that come before the last answer of a conversation."""
         encoded = self.encoded[number]
@@ -231,9 +235,7 @@ class ChatRows:
         return ChatText(
             ids=_padded([row.ids for row in packed], length, self.pad),
             visual_start=torch.tensor([self.encoded[head].visual_start for head in heads]),
-            visual_count=torch.tensor(
-                [self.counts[head] if self.encoded[head].visual_start >= 0 else 0 for head in heads]
-            ),
+            visual_places=_joined([place * length + self._visual(head) for place, head in enumerate(heads)]),
             target_places=_joined([place * length + row.places for place, row in enumerate(packed)]),
             targets=_joined([row.targets for row in packed]),
             target_rows=_joined([first + row.owners for first, row in zip(firsts[:-1], packed, strict=True)]),

@@ -1,16 +1,14 @@
 """Published weights into a model of transformers: all of its parameters, or an error."""
 
 import logging
-from typing import Any, TypeVar
+from typing import Any
 
-from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 log = logging.getLogger(__name__)
-Model = TypeVar("Model", bound=PreTrainedModel)
 
 
-def load_pretrained(model_class: type[Model] | Any, weights: str, **settings: Any) -> Model:
+def load_pretrained(model_class: Any, weights: str, **settings: Any) -> Any:
     """Loads a model, every parameter from its file.
 
     transformers fills what a file lacks with random numbers and reports it among its warnings; here that is an error.
@@ -26,7 +24,7 @@ def load_pretrained(model_class: type[Model] | Any, weights: str, **settings: An
         ValueError: the file lacks parameters of the model.
     """
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         model, found = model_class.from_pretrained(weights, output_loading_info=True, **settings)
     finally:
@@ -38,5 +36,4 @@ def load_pretrained(model_class: type[Model] | Any, weights: str, **settings: An
         )
     if unused := sorted(found["unexpected_keys"]):
         log.info("%s: %d tensors of other parts are not used, such as %s", weights, len(unused), unused[0])
-    loaded: Model = model
-    return loaded
+    return model

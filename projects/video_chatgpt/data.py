@@ -1,7 +1,7 @@
 """Conversations about videos: rows, features or pixels of a view, and batches."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +12,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from common.chat.answers import Asked
+from common.chat.decoder import Decoding
 from common.chat.request import Request, Unreadable
 from common.chat.rows import ChatFormat, ChatRows, ChatText, VideoPlace
+from common.chat.views import Arrange, arranged, check_view
 from common.data.cache import Cache
 from common.data.conversations import Conversation, load_conversations, resolve_media
-from common.random import mix
 from common.shapes import expect
 from common.text.mask import VisualTokens
 from common.text.prompt import Template
@@ -24,8 +26,6 @@ from common.types import Build, Pick
 from common.video.decode import VideoReadError, read
 from common.video.sample import midpoint
 from common.video.transform import resize, to_channels_first
-
-VIEWS = ("real", "blind", "middle", "shuffled", "reversed")
 
 
 class Row(NamedTuple):
@@ -43,13 +43,6 @@ class ChatBatch(NamedTuple):
     features: Tensor | None  # float16 (B, N, D)
     pixels: Tensor | None  # uint8 (B, T, C, H, W)
     num_frames: Tensor | None  # int64 (B,), frames of `pixels` that are there
-
-
-class Asked(NamedTuple):
-    """Requests of a micro-batch: those whose video can be read, and the others."""
-
-    batch: ChatBatch | None
-    unreadable: list[Unreadable]
 
 
 class VideoChat(Dataset[Row | Unreadable]):
@@ -95,9 +88,7 @@ class VideoChat(Dataset[Row | Unreadable]):
             novel: only rows that ask for what training never shows (true), or only the others (false).
             request: arguments of `common.chat.request.Request`: what is to be answered, for the rows of `generate`.
         """
-        if view not in VIEWS:
-            raise ValueError(f"view={view}; there is {', '.join(VIEWS)}")
-        self.backend, self.view = backend, view
+        self.backend, self.view = backend, check_view(view)
         self.temporal, self.image_size = temporal, image_size
         self.request = None if request is None else Request(**request)
         own = self.request is not None and self.request.own
@@ -165,18 +156,12 @@ class VideoChat(Dataset[Row | Unreadable]):
     def _pixels(self, row: Conversation) -> Tensor:
         path = resolve_media(self.media, row)
         return frames(
-            path, temporal=self.temporal, image_size=self.image_size, backend=self.backend, arrange=self._arrange(row)
+            path,
+            temporal=self.temporal,
+            image_size=self.image_size,
+            backend=self.backend,
+            arrange=arranged(self.view, str(row.video)),
         )
-
-    def _arrange(self, row: Conversation) -> Callable[[list[int]], list[int]]:
-        if self.view == "middle":
-            return lambda indices: [indices[len(indices) // 2]] * len(indices)
-        if self.view == "reversed":
-            return lambda indices: indices[::-1]
-        if self.view == "shuffled":
-            rng = np.random.default_rng(mix("shuffled", str(row.video)))
-            return lambda indices: [indices[place] for place in rng.permutation(len(indices))]
-        return lambda indices: indices
 
     # What the order asks for
 
@@ -217,6 +202,10 @@ class VideoChat(Dataset[Row | Unreadable]):
             num_frames=num_frames,
         )
 
+    def decoding(self, max_new_tokens: int) -> Decoding:
+        """How the request wants its answers chosen."""
+        return (self.request or Request()).decoding(max_new_tokens)
+
     def asking(self, conversation: Conversation) -> "VideoChat":
         """The same settings for one conversation whose last answer is wanted."""
         other = copy.copy(self)
@@ -230,7 +219,7 @@ def frames(
     temporal: int,
     image_size: int,
     backend: str,
-    arrange: Callable[[list[int]], list[int]] = lambda indices: indices,
+    arrange: Arrange = list,
 ) -> Tensor:
     """Frames as the published extraction takes them.
 
@@ -244,7 +233,7 @@ def frames(
     Returns:
         uint8 (T', C, image_size, image_size), T' = min(frames of the video, temporal).
     """
-    clip = read(path, lambda info: arrange(list(midpoint(info.num_frames, temporal))), backend=backend)
+    clip = read(path, lambda info: arrange(midpoint(info.num_frames, temporal).tolist()), backend=backend)
     return to_channels_first(resize(clip.frames, height=image_size, width=image_size, mode="nearest"))
 
 

@@ -1,6 +1,7 @@
 """Video-ChatGPT as a LightningModule: what is built, what trains, what is logged."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,19 +11,22 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from common.chat.decoder import answer, target_logits
+from common.chat.answers import Asked, Line, answer_lines, answer_texts
+from common.chat.decoder import target_logits
 from common.chat.loss import global_mean, token_losses
-from common.chat.request import Unreadable, question, record
-from common.chat.scores import AnswerScores
+from common.chat.request import Unreadable, question
+from common.chat.scoring import Scoring
 from common.data.conversations import Turn
 from common.data.module import StreamData
 from common.encoders.clip import ClipPatches
 from common.encoders.pooling import spatio_temporal
+from common.export import Layout
 from common.metrics.interval import Estimate
 from common.optim import parameter_groups
 from common.types import Build, Pick
 from common.video.decode import VideoReadError
-from projects.video_chatgpt.data import Asked, ChatBatch, Row, VideoChat
+from projects.video_chatgpt.data import ChatBatch, Row, VideoChat
+from projects.video_chatgpt.layouts import LAYOUTS
 from projects.video_chatgpt.model import VideoLanguageModel
 
 
@@ -78,7 +82,13 @@ class VideoChatGPT(LightningModule):
         self.lr, self.language_model_lr, self.weight_decay = lr, language_model_lr, weight_decay
         self.loss_per, self.max_new_tokens = loss_per, max_new_tokens
         self._frozen: dict[str, Any] = {}  # outside the module tree: never trained, saved or wrapped
+        self.scoring = Scoring()
         self._watched: tuple[str, Tensor] = ("", torch.empty(0))  # the video of a talk and its features
+
+    @staticmethod
+    def layouts() -> Mapping[str, Layout]:
+        """Forms that `launchers.export` can write beside `trained`."""
+        return LAYOUTS
 
     def configure_model(self) -> None:
         if hasattr(self, "model"):
@@ -139,36 +149,27 @@ class VideoChatGPT(LightningModule):
     # Evaluation
 
     def on_validation_epoch_start(self) -> None:
-        self._scores = self._new_scores("val")
+        self.scoring.start({"val": self._rows("val")}, self.device)
 
     def validation_step(self, batch: ChatBatch, batch_idx: int) -> None:
-        self._scores.update(self.logits(batch), batch.text)
+        self.scoring.update(self.logits(batch), batch.text)
 
     def on_validation_epoch_end(self) -> None:
-        loss, estimates = self._scores.compute()
-        self.log("val/loss", loss, logger=False)
-        for group, estimate in estimates.items():
-            self.log(f"val/exact/{group}", estimate.value, logger=False)
+        self.log_dict({f"val/{name}": value for name, value in self.scoring.finish().items()}, logger=False)
 
     def on_test_epoch_start(self) -> None:
-        self._views = {view: self._new_scores(f"test/{view}") for view in self._data().test_recipes}
+        views = {view: self._rows(f"test/{view}") for view in self._data().test_recipes}
+        self.scoring.start(views, self.device)
 
     def test_step(self, batch: ChatBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        list(self._views.values())[dataloader_idx].update(self.logits(batch), batch.text)
+        self.scoring.update(self.logits(batch), batch.text, view=dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
-        self._report = {view: scores.compute()[1] for view, scores in self._views.items()}
+        self.scoring.finish()
 
     def report(self) -> Mapping[str, Mapping[str, Estimate | float]]:
-        """Accuracy by view and group of the last test, and what guessing would reach."""
-        chance = self._rows(f"test/{next(iter(self._report))}").text.chance()
-        table: dict[str, Mapping[str, Estimate | float]] = dict(self._report)
-        if chance:
-            table["chance"] = chance | {"macro": sum(chance.values()) / len(chance)}
-        return table
-
-    def _new_scores(self, split: str) -> AnswerScores:
-        return AnswerScores(self._rows(split).text, device=self.device)
+        """Accuracy by view and kind of the last test, and what guessing would reach."""
+        return self.scoring.report()
 
     def _data(self) -> StreamData:
         return self.trainer.datamodule  # type: ignore[attr-defined]
@@ -180,30 +181,14 @@ class VideoChatGPT(LightningModule):
 
     # Answers
 
-    def predict_step(self, asked: Asked, batch_idx: int) -> list[dict[str, str | None]]:
+    def predict_step(self, asked: Asked, batch_idx: int) -> list[Line]:
         rows = self._rows("predict")
-        lines = {each.number: record(rows.text.first(each.number), pred=None, error=each.reason) for each in asked[1]}
-        if asked.batch is not None:
-            numbers = asked.batch.text.conversations.tolist()
-            for number, pred in zip(numbers, self.answers(asked.batch, rows), strict=True):
-                lines[number] = record(rows.text.conversations[number], pred=pred)
-        return [lines[number] for number in sorted(lines)]
+        return answer_lines(asked, rows.text, answers=partial(self.answers, rows=rows))
 
     def answers(self, batch: ChatBatch, rows: VideoChat) -> list[str]:
         """What the model says after the last question of each conversation of `rows` that is in the batch."""
-        assert rows.request is not None
-        numbers = batch.text.conversations.tolist()
-        embeddings = self.embeddings(batch)
-        prompts = [row[: rows.text.prompt_length(number)] for row, number in zip(embeddings, numbers, strict=True)]
-        tokenizer = rows.text.format.tokenizer
-        generated = answer(
-            self.model.language_model,
-            prompts,
-            decoding=rows.request.decoding(self.max_new_tokens),
-            ends=[tokenizer.eos_token_id],
-            names=[f"{rows.text.conversations[number].id}/{number}" for number in numbers],
-        )
-        return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in generated]
+        decoding = rows.decoding(self.max_new_tokens)
+        return answer_texts(self.model.language_model, self.embeddings(batch), batch.text, rows.text, decoding=decoding)
 
     def reply(self, rows: VideoChat, video: str, turns: Sequence[Turn]) -> str:
         """The answer to the last turn of a talk; the features of the video are kept for the next one."""

@@ -14,11 +14,12 @@ from torchmetrics import MeanMetric
 
 from common.chat.request import question
 from common.chat.scores import AnswerScores
+from common.chat.views import VIEWS
 from common.config import build
 from common.data.conversations import Turn
 from common.types import Pick
 from launchers.command import compose
-from projects.video_chatgpt.data import VIEWS, ChatBatch, VideoChat
+from projects.video_chatgpt.data import ChatBatch, VideoChat
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -1,0 +1,58 @@
+"""How many frames of a video a model is shown, and which: known before anything is decoded."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from common.video import images
+from common.video.clip import Source, VideoInfo
+from common.video.decode import probe
+from common.video.sample import Frames, at_fps, uniform
+
+
+class FramePlan(Protocol):
+    """A rule that chooses frames."""
+
+    def count(self, source: Source, *, backend: str) -> int:
+        """How many frames of a source are shown, found out at the least cost."""
+
+    def choose(self, info: VideoInfo, count: int) -> Frames:
+        """Their numbers, ascending: int64 (count,)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformFrames:
+    """`frames` frames at equal distance, the ends included; of images that are fewer, all.
+
+    A video file with fewer frames is an error: nothing is repeated to fill them up.
+    """
+
+    frames: int
+
+    def count(self, source: Source, *, backend: str) -> int:
+        """Looks at images only; a video file has to have `frames`."""
+        return min(self.frames, images.probe(source).num_frames) if images.is_images(source) else self.frames
+
+    def choose(self, info: VideoInfo, count: int) -> Frames:
+        """The rule of `common.video.sample.uniform`."""
+        return uniform(info.num_frames, count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramesPerSecond:
+    """The frames on screen every 1/fps seconds, at most `max_frames`, then at equal distance."""
+
+    fps: float
+    max_frames: int
+
+    def count(self, source: Source, *, backend: str) -> int:
+        """Reads the times of the packets, a few milliseconds a file."""
+        return len(self._frames(probe(source, backend=backend)))
+
+    def choose(self, info: VideoInfo, count: int) -> Frames:
+        """The rule of `common.video.sample.at_fps`."""
+        frames = self._frames(info)
+        assert len(frames) == count, "the file has changed since it was counted"
+        return frames
+
+    def _frames(self, info: VideoInfo) -> Frames:
+        return at_fps(info.seconds, self.fps, self.max_frames)
