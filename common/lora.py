@@ -1,11 +1,11 @@
 """Low-rank adapters (Hu et al., arXiv:2106.09685) through peft, in the module itself: names and class stay."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
 
 from common.random import mix
 
@@ -47,17 +47,61 @@ def add_lora(
 
 
 def merge_lora(model: nn.Module) -> int:
-    """Adds every adapter into its layer and puts the plain layer back.
+    """Adds every adapter into its layer, in float32 whatever the dtype of either, and puts the plain layer back.
 
     Returns:
         How many layers were merged.
     """
-    adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     for name, module in adapted:
-        module.merge()
+        _merge(module)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, module.get_base_layer())
     return len(adapted)
+
+
+def merged_weight(weight: Tensor, first: Tensor, second: Tensor, *, scale: float) -> Tensor:
+    """W + s B A (equation 3), summed in float32 and rounded once, to the dtype of the weight.
+
+    Args:
+        weight: W of the layer, (out, in).
+        first: A, (rank, in).
+        second: B, (out, rank).
+        scale: s = alpha / rank.
+    """
+    return (weight.float() + scale * (second.float() @ first.float())).to(weight.dtype)
+
+
+def adapted_weights(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """The layers that adapters belong to, from the names of trained tensors.
+
+    Returns:
+        {name of the layer's weight: (name of A, name of B)}.
+
+    Raises:
+        ValueError: an adapter lacks one of its factors.
+    """
+    factors: dict[str, dict[str, str]] = {}
+    for name in names:
+        layer, found, rest = name.partition(f".{ADAPTER}")
+        if found:
+            factors.setdefault(f"{layer}.weight", {})[rest.partition(".")[0]] = name
+    for weight, pair in factors.items():
+        if pair.keys() != {"A", "B"}:
+            raise ValueError(f"the adapter of {weight} has {', '.join(pair.values())} alone; the file is incomplete")
+    return {weight: (pair["A"], pair["B"]) for weight, pair in factors.items()}
+
+
+def _merge(layer: LoraLayer) -> None:
+    weight = layer.get_base_layer().weight
+    assert isinstance(weight, Tensor)
+    if not weight.is_floating_point():  # packed in 4 bits: only its own class can unpack it
+        layer.merge()
+        return
+    with torch.no_grad():
+        for name in layer.active_adapters:
+            first, second = (factors[name].get_parameter("weight") for factors in (layer.lora_A, layer.lora_B))
+            weight.copy_(merged_weight(weight, first, second, scale=layer.scaling[name]))
 
 
 def _matches(name: str, target: str) -> bool:

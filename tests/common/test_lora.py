@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.lora import ADAPTER, add_lora, merge_lora
+from common.lora import ADAPTER, adapted_weights, add_lora, merge_lora, merged_weight
 from common.text.language_model import build_causal_lm
 
 TINY = {
@@ -61,3 +61,26 @@ def test_the_start_depends_on_the_seed_alone() -> None:
         starts.append(torch.cat([p.flatten() for name, p in model.named_parameters() if "lora_A" in name]))
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
+
+
+def test_merging_sums_in_float32_whatever_the_dtype() -> None:
+    model = build_causal_lm(weights="random", architecture=TINY, dtype="bfloat16")
+    layer = model.get_submodule("model.layers.0.self_attn.q_proj")
+    before = layer.get_parameter("weight").detach().clone()
+    add_lora(model, targets=["q_proj"], rank=4, alpha=8)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for parameter in trained.values():
+        torch.nn.init.normal_(parameter, std=0.3)
+    pairs = adapted_weights(trained)
+    assert list(pairs) == [f"model.layers.{number}.self_attn.q_proj.weight" for number in range(2)]
+    first, second = (trained[name].detach() for name in pairs["model.layers.0.self_attn.q_proj.weight"])
+    wanted = (before.double() + 2 * (second.double() @ first.double())).float().bfloat16()
+    merge_lora(model)
+    merged = model.get_submodule("model.layers.0.self_attn.q_proj").get_parameter("weight")
+    assert torch.equal(merged, merged_weight(before, first, second, scale=2.0))
+    assert (merged != wanted).float().mean() < 0.001  # one rounding, but for sums that float32 rounds otherwise
+
+
+def test_half_an_adapter_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"adapter of a\.weight has a\.lora_A\.default\.weight alone"):
+        adapted_weights(["a.lora_A.default.weight", "b.weight"])

@@ -15,13 +15,14 @@ from safetensors import torch as safe
 from transformers import AutoModelForCausalLM
 
 from common.chat.decoder import target_logits
-from common.checkpoint import CheckpointError, load_file, locate
+from common.checkpoint import CheckpointError, Manifest, checksum, commit, load_file, locate
+from common.config import ConfigError
 from common.text.tokenizer import load_tokenizer
 from common.weights.source import Weights, WeightsError
 from launchers import evaluate, export, generate, train
 from launchers.command import compose, run_task
 from launchers.trained import trained_module
-from projects.video_chatgpt.exchange import PUBLISHED_FILE
+from projects.video_chatgpt.layouts import PUBLISHED_FILE
 
 EXPERIMENT = "video_chatgpt_tiny_projector"
 WEIGHTS = Path(__file__).resolve().parents[3] / "common" / "tiny" / "weights" / "causal_lm"
@@ -63,14 +64,30 @@ def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def published(run: Path, shapes: Path) -> Path:
-    target = run.parent / "published"
-    task("export_published", shapes, f"task.ckpt='{run}'", f"task.target='{target}'")
-    return target / PUBLISHED_FILE
+    return export_as("adapter", run, run.parent / "published", shapes) / PUBLISHED_FILE
 
 
 @pytest.fixture(scope="module")
 def imported(run: Path, published: Path, shapes: Path) -> Path:
     return adopt(run.parent / "imported", published, shapes)
+
+
+def export_as(layout: str, run: Path, target: Path, shapes: Path, *overrides: str) -> Path:
+    wanted = [f"ckpt='{run}'", f"export.layout={layout}", f"export.target='{target}'"]
+    export.main(configure(shapes, run.parent / "exporting", *wanted, *overrides))
+    return target
+
+
+def variant(run: Path, folder: Path, **changes: torch.Tensor) -> Path:
+    """A copy of a run whose checkpoint holds further trained tensors, or others."""
+    shutil.copytree(run, folder)
+    final = locate(str(folder), folder)
+    content = load_file(final) | {"state_dict": state(run) | changes}
+    temporary = final.with_suffix(".part")
+    torch.save(content, temporary)
+    size, crc32 = temporary.stat().st_size, checksum(temporary)
+    commit(temporary, final, Manifest(step=2, samples=16, size=size, crc32=crc32, objective="val/loss"))
+    return folder
 
 
 def adopt(folder: Path, adapter: Path, shapes: Path, *overrides: str) -> Path:
@@ -133,9 +150,7 @@ def test_importing_twice_does_it_once(imported: Path, published: Path, shapes: P
 
 
 def test_the_merged_folder_is_the_model_for_transformers(run: Path, shapes: Path, tmp_path: Path) -> None:
-    target = tmp_path / "merged"
-    arguments = [f"task.ckpt='{run}'", f"task.target='{target}'", "task.layout=merged", "task.max_shard_bytes=500000"]
-    task("export_published", shapes, *arguments)
+    target = export_as("merged", run, tmp_path / "merged", shapes, "export.max_shard_bytes=500000")
     weights, trained = Weights(target), state(run)
     assert len(weights.files) > 1
     model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
@@ -164,8 +179,7 @@ def test_the_merged_folder_is_the_model_for_transformers(run: Path, shapes: Path
 
 
 def test_a_folder_of_weights_gives_its_projector(run: Path, shapes: Path, tmp_path: Path) -> None:
-    target = tmp_path / "merged"
-    task("export_published", shapes, f"task.ckpt='{run}'", f"task.target='{target}'", "task.layout=merged")
+    target = export_as("merged", run, tmp_path / "merged", shapes)
     folder = adopt(tmp_path / "again", target, shapes)
     assert all(torch.equal(value, state(run)[name]) for name, value in state(folder).items())
     with pytest.raises(Exception, match=r"no mm_projector\.bias"):
@@ -173,28 +187,92 @@ def test_a_folder_of_weights_gives_its_projector(run: Path, shapes: Path, tmp_pa
 
 
 def test_nothing_to_export_is_said(shapes: Path, tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="no run with a checkpoint") as caught:
-        task("export_published", shapes, f"task.runs='{tmp_path}'", f"task.target='{tmp_path}/x'")
-    assert isinstance(caught.value.__cause__, CheckpointError)
+    with pytest.raises(CheckpointError, match="no run with a checkpoint"):
+        export_as("adapter", tmp_path, tmp_path / "x", shapes)
+
+
+def test_an_unknown_layout_is_answered_with_the_near_one(run: Path, shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"export\.layout=mergd: did you mean merged\?"):
+        export_as("mergd", run, tmp_path / "x", shapes)
+    with pytest.raises(ConfigError, match="there is adapter, merged, trained"):
+        export_as("onnx", run, tmp_path / "x", shapes)
+    assert not (tmp_path / "x").exists()
+
+
+def test_another_base_and_a_moved_one_are_named(run: Path, shapes: Path, tmp_path: Path) -> None:
+    target = export_as("adapter", run, tmp_path / "a", shapes)
+    moved = shutil.copytree(BASE, tmp_path / "moved")
+    export_as("adapter", run, target, shapes, f"export.base='{moved}'")  # the same content: nothing to do
+    tensors = safe.load_file(moved / "model.safetensors")
+    tensors["model.embed_tokens.weight"] += 1
+    safe.save_file(tensors, moved / "model.safetensors")
+    with pytest.raises(ValueError, match="made from something else"):
+        export_as("adapter", run, target, shapes, f"export.base='{moved}'")
+    with pytest.raises(WeightsError, match=r"no such folder.*export\.base=<folder>"):
+        export_as("adapter", run, tmp_path / "b", shapes, f"export.base='{tmp_path}/none/at/all'")
 
 
 def test_trained_tensors_without_a_place_are_refused(run: Path, shapes: Path, tmp_path: Path) -> None:
-    extra = {"model.language_model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.zeros(2, 2)}
-    torch.save({"state_dict": state(run) | extra}, tmp_path / "low_rank.ckpt")
-    for layout in ("merged", "adapter"):
-        arguments = [f"task.ckpt='{tmp_path}/low_rank.ckpt'", f"task.target='{tmp_path}/x'", f"task.layout={layout}"]
-        with pytest.raises(Exception, match=r"lora_A\.weight.*merge low-rank adapters"):
-            task("export_published", shapes, *arguments)
+    name = "model.language_model.model.layers.9.mlp.up_proj.weight"
+    more = variant(run, tmp_path / "more", **{name: torch.zeros(2, 2)})
+    with pytest.raises(WeightsError, match=r"layers\.9\.mlp\.up_proj\.weight.*export\.base"):
+        export_as("merged", more, tmp_path / "x", shapes)
+    with pytest.raises(WeightsError, match="layout=merged"):
+        export_as("adapter", more, tmp_path / "x", shapes)
     assert not (tmp_path / "x").exists()
 
 
 def test_a_trained_language_model_is_merged(run: Path, shapes: Path, tmp_path: Path) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
     moved = {f"model.language_model.{each}": Weights(BASE).read(each) + 1 for each in (name, "lm_head.weight")}
-    torch.save({"state_dict": state(run) | moved}, tmp_path / "all.ckpt")
-    arguments = [f"task.ckpt='{tmp_path}/all.ckpt'", f"task.target='{tmp_path}/x'"]
-    task("export_published", shapes, *arguments, "task.layout=merged")
-    merged = Weights(tmp_path / "x")
+    merged = Weights(export_as("merged", variant(run, tmp_path / "all", **moved), tmp_path / "x", shapes))
     assert torch.equal(merged.read(name), moved[f"model.language_model.{name}"])
     head = moved["model.language_model.lm_head.weight"]
     assert torch.equal(merged.read("lm_head.weight")[: len(head)], head)
+
+
+def logits_of(folder: Path, features: torch.Tensor, ids: list[int]) -> torch.Tensor:
+    """Of a merged folder in transformers alone: a video of some tokens after the opening one, then `ids`."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    weights, tokenizer = Weights(folder), load_tokenizer(path=str(folder))
+    start, end = tokenizer.convert_tokens_to_ids(["<vid_start>", "<vid_end>"])
+    projector = [weights.read(f"model.mm_projector.{part}").float() for part in ("weight", "bias")]
+    visual = torch.nn.functional.linear(features, *projector)
+    embedding = model.get_input_embeddings()
+    before, after = embedding(torch.tensor([[1, start]])), embedding(torch.tensor([[end, *ids]]))
+    with torch.no_grad():
+        logits: torch.Tensor = model(inputs_embeds=torch.cat([before, visual, after], dim=1)).logits[0]
+    return logits
+
+
+@pytest.mark.parametrize("experiment", ["video_chatgpt_tiny", "video_chatgpt_lora_tiny"])
+def test_what_trained_with_a_tied_head_or_adapters_is_the_same_in_transformers(
+    experiment: str, shapes: Path, tmp_path: Path
+) -> None:
+    base = as_float32(WEIGHTS, tmp_path / "base")
+    rates = ["model.lr=0.1", "model.language_model_lr=0.05", f"model.language_model.weights='{base}'"]
+    small = ["steps=3", "validate_every=3", "batch.global=8", "batch.micro=8", "batch.eval=8", *rates]
+    where = [f"paths.data='{shapes}'", f"paths.run='{tmp_path}/run'", "prepare=[]"]
+    cfg = compose(f"experiment={experiment}", *small, *where)
+    train.main(cfg)
+    wanted = [f"ckpt='{tmp_path}/run'", "export.layout=merged", f"export.target='{tmp_path}/merged'"]
+    export.main(compose(f"experiment={experiment}", *small, *where, *wanted))
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert config["tie_word_embeddings"] is False
+
+    module = trained_module(cfg, locate(f"{tmp_path}/run", tmp_path))
+    features = torch.randn(1, 4, module.model.projector.in_features)
+    with torch.no_grad():
+        embedded = module.model.embed(torch.tensor([[1, 0, 0, 0, 0, 0, 0, 5, 6]]), torch.tensor([1]), features)
+        ours = module.model.language_model(inputs_embeds=embedded).logits[0]
+        before = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)(inputs_embeds=embedded).logits[0]
+    theirs = logits_of(tmp_path / "merged", features, [5, 6])
+    torch.testing.assert_close(theirs[:, : ours.shape[1]], ours, rtol=1e-4, atol=1e-4)
+    assert (before - ours).abs().max() > 0.1  # the language model moved: what it learned is in the folder
+
+
+def as_float32(source: Path, target: Path) -> Path:
+    shutil.copytree(source, target)
+    tensors = {name: value.float() for name, value in safe.load_file(source / "model.safetensors").items()}
+    safe.save_file(tensors, target / "model.safetensors")
+    return target
