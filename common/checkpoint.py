@@ -8,6 +8,7 @@ a process killed at any point leaves the newest committed checkpoint intact.
 import json
 import logging
 import os
+import re
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,8 @@ from common.files import atomic_write_text
 
 log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
+NAME = re.compile(r"step_\d{7,}\.ckpt")
+TEMPORARY = re.compile(r"\.+(step_\d{7,}\.(ckpt|json)|last|direction)(\.part)?(\.[0-9a-f]{8})?\.part")
 CHUNK = 1 << 24
 
 
@@ -45,9 +48,16 @@ def commit(temporary: Path, final: Path, manifest: Manifest) -> None:
     """Turns a written temporary file into the checkpoint `final`, and `last` into a pointer to it."""
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
+    beside = final.with_name(f".{final.stem}.json.part")  # whole before the rename, which then needs no space
+    atomic_write_text(beside, json.dumps(asdict(manifest), indent=2) + "\n")
     temporary.replace(final)
-    atomic_write_text(final.with_suffix(".json"), json.dumps(asdict(manifest), indent=2) + "\n")
+    beside.replace(final.with_suffix(".json"))
     atomic_write_text(final.parent / "last", final.name + "\n")
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files that a killed or failed save of this project left in a folder of checkpoints."""
+    return sorted(path for path in folder.iterdir() if TEMPORARY.fullmatch(path.name))
 
 
 def checksum(path: Path) -> int:
@@ -74,7 +84,8 @@ def is_good(checkpoint: Path) -> bool:
 
 def committed(folder: Path) -> list[Path]:
     """Committed checkpoints of a folder, oldest first (contents not verified)."""
-    return sorted(path for path in folder.glob("step_*.ckpt") if path.with_suffix(".json").exists())
+    named = [path for path in folder.glob("step_*.ckpt") if NAME.fullmatch(path.name)]  # not what a user put there
+    return sorted(path for path in named if path.with_suffix(".json").exists())
 
 
 def newest_good(folder: Path) -> Path | None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from common import checkpoint as files
+from common.disk import DiskSpaceError, StreamedCheckpoints, expected_bytes, human, shortage, stored_bytes
 from common.files import atomic_write_text
 from common.run import refuse_stale
 
@@ -25,6 +25,9 @@ class Checkpointing(Callback):
     is due at that step. It counts samples, not batches: Lightning's loop counters are rewritten on resumption from the
     number of steps, so that another number of processes or another micro-batch may go on. And it holds exactly the
     parameters that train: any other set of names is refused.
+
+    A checkpoint that does not fit on the disk is refused before it is begun, and one that cannot be written to its end
+    is removed; either ends the run on every rank, and what was committed before stays.
     """
 
     def __init__(
@@ -61,15 +64,17 @@ class Checkpointing(Callback):
         self._metrics: dict[str, float] = {}
         self._scored_step = -1
         self._saved_step = -1
+        self._files = StreamedCheckpoints()
 
     # When
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         pl_module.strict_loading = False  # frozen weights are not in the file; names are checked in on_load_checkpoint
+        trainer.strategy.checkpoint_io = self._files
         if stage == "fit" and trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             atomic_write_text(self.folder / "direction", self.direction + "\n")
-            for leftover in self.folder.glob(".step_*.part"):
+            for leftover in files.leftovers(self.folder):
                 leftover.unlink()
 
     def state_dict(self) -> dict[str, Any]:
@@ -79,7 +84,8 @@ class Checkpointing(Callback):
         self._scored_step = state_dict["scored_step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Makes up for a validation that was due at the restored step, where a signal came before it."""
+        """Looks at the disk; then makes up for a validation that was due at the restored step, but was interrupted."""
+        self._refuse(trainer, self._start_problem(trainer) if trainer.is_global_zero else None)
         if self._saved_step > 0 and self._validation_is_due(trainer) and self._scored_step != self._saved_step:
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
@@ -120,40 +126,68 @@ class Checkpointing(Callback):
             return
         final = self.folder / f"step_{step:07d}.ckpt"
         temporary = self.folder / f".{final.name}.part"
-        if trainer.is_global_zero:
-            if self.generation is not None:
-                refuse_stale(self.run, self.generation)
-            self._refuse_full_disk()
+        if trainer.is_global_zero and self.generation is not None:
+            refuse_stale(self.run, self.generation)
         trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            score = self._metrics.get(self.objective) if self._scored_step == step else None
-            manifest = files.Manifest(
-                step=step,
-                samples=_samples(trainer),
-                size=temporary.stat().st_size,
-                crc32=files.checksum(temporary),
-                objective=self.objective,
-                score=score,
-                metrics=self._metrics if self._scored_step == step else {},
-            )
-            files.commit(temporary, final, manifest)
-            files.retain(self.folder, keep_last=self.keep_last, keep_best=self.keep_best, direction=self.direction)
+        problem = self._files.problem
+        if trainer.is_global_zero and problem is None:
+            problem = self._commit(trainer, temporary, final)
+        self._refuse(trainer, problem)
         self._saved_step = step
 
-    def _refuse_full_disk(self) -> None:
-        newest = files.committed(self.folder)
-        needed = newest[-1].stat().st_size if newest else 0
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            raise OSError(
-                f"{self.folder}: a checkpoint needs {needed / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free; "
-                "the last good one is kept; free the space and go on with ckpt=last"
-            )
+    def _commit(self, trainer: Trainer, temporary: Path, final: Path) -> str | None:
+        """Makes a written file the checkpoint of its step; what kept it from that, or None."""
+        scored = self._scored_step == trainer.global_step
+        manifest = files.Manifest(
+            step=trainer.global_step,
+            samples=_samples(trainer),
+            size=temporary.stat().st_size,
+            crc32=files.checksum(temporary),
+            objective=self.objective,
+            score=self._metrics.get(self.objective) if scored else None,
+            metrics=self._metrics if scored else {},
+        )
+        try:
+            files.commit(temporary, final, manifest)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            return f"writing {final} failed: {error.strerror}"
+        files.retain(self.folder, keep_last=self.keep_last, keep_best=self.keep_best, direction=self.direction)
+        return None
+
+    # Space
+
+    def _start_problem(self, trainer: Trainer) -> str | None:
+        """Why the run could not save once; warns where it cannot hold all that it is to keep."""
+        size = expected_bytes(trainer.optimizers)
+        problem = shortage("a checkpoint of this run", size, self.folder)
+        if problem is not None:
+            return problem
+        there = len(files.committed(self.folder))
+        at_once = min(self.keep_last + self.keep_best + 1, there + trainer.max_steps - trainer.global_step)
+        what = f"{at_once - there} checkpoints of {human(size)} each, which the run may hold at once,"
+        problem = shortage(what, (at_once - there) * size, self.folder)
+        if problem is not None:
+            log.warning("%s; lower callbacks.checkpointing.keep_last or keep_best, or a save will be refused", problem)
+        return None
+
+    def _refuse(self, trainer: Trainer, problem: str | None) -> None:
+        """Ends the run on every rank where rank 0 found a problem; otherwise the others would wait for it."""
+        problem = trainer.strategy.broadcast(problem)
+        if problem is None:
+            return
+        kept = files.committed(self.folder)
+        then = f"{kept[-1].name} is kept; free the space and go on with ckpt=last" if kept else "free the space"
+        raise DiskSpaceError(f"{problem}; {then}, or put paths.outputs elsewhere")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         names = set(files.trainable_names(pl_module))
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in names}
         checkpoint["callbacks"] = _plain(checkpoint["callbacks"])
+        problem = None
+        if trainer.is_global_zero:
+            problem = shortage(f"the checkpoint of step {trainer.global_step}", stored_bytes(checkpoint), self.folder)
+        self._refuse(trainer, problem)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != "fit":
