@@ -2,7 +2,8 @@
 
 A cache folder holds `plan.json` (settings, keys and their division into shards), `shard_00000.safetensors` with
 `shard_00000.json` (checksum, failures) beside each, and `index.json` once all shards are there. A shard is made whole
-or not at all and depends on the plan alone, so a killed and restarted task ends with the same bytes.
+or not at all and depends on the plan alone, so a killed and restarted task ends with the same bytes, and several
+machines may each make a part of the shards in one folder.
 """
 
 import hashlib
@@ -38,13 +39,40 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True)
+class Part:
+    """The shards that one of several machines makes: those whose number modulo `count` is `index`."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """Reads "i/n", machines counted from 0.
+
+        Raises:
+            ValueError: it is not of that form, or i is not one of 0 .. n - 1.
+        """
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+            raise ValueError(f"shard={text}: of n machines it is one of 0/n ... (n-1)/n, such as 0/4")
+        return cls(int(index), int(count))
+
+
+WHOLE = Part(0, 1)
+
+
 class StaleCacheError(ValueError):
     """A cache was made from other files or with other settings than are asked for."""
 
 
 def key_of(path: Path, *, name: str, settings: Settings) -> str:
-    """Identity of one entry: relative path, size, both ends of the file, and every setting of the transform."""
-    parts = json.dumps([name, digest(path), dict(settings)], sort_keys=True)
+    """Identity of one entry: relative path, size, both ends of the file, and every setting of the transform.
+
+    Of a folder of images: the names, sizes and ends of all its files.
+    """
+    content = digest(path) if path.is_file() else [[each.name, digest(each)] for each in sorted(path.iterdir())]
+    parts = json.dumps([name, content, dict(settings)], sort_keys=True)
     return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
@@ -67,9 +95,10 @@ class CacheWriter:
         if not path.exists():
             atomic_write_text(path, json.dumps(plan))
 
-    def missing(self) -> list[int]:
-        """Numbers of the shards that are still to be made."""
-        return [number for number in range(len(self.shards)) if not self._record(number).exists()]
+    def missing(self, part: Part = WHOLE) -> list[int]:
+        """Numbers of the shards of a part that are still to be made."""
+        numbers = range(part.index, len(self.shards), part.count)
+        return [number for number in numbers if not self._record(number).exists()]
 
     def write(self, number: int, tensors: Mapping[str, Tensor], failures: Sequence[Failure]) -> None:
         """Commits one shard: {key: tensor} and what failed."""
@@ -80,8 +109,16 @@ class CacheWriter:
         record = {"crc32": checksum(path), "failures": [asdict(failure) for failure in failures]}
         atomic_write_text(self._record(number), json.dumps(record))
 
+    def failures(self) -> list[Failure]:
+        """What failed in the shards that are there."""
+        records = [self._record(number) for number in range(len(self.shards))]
+        found = [json.loads(record.read_text())["failures"] for record in records if record.exists()]
+        return [Failure(**failure) for failures in found for failure in failures]
+
     def finish(self, *, max_failed: float) -> list[Failure]:
-        """Writes the index and the list of failures.
+        """Writes the index and the list of failures; with several machines, by whichever finds all shards there.
+
+        What killed writers have left half-written is removed: nobody writes a shard any more.
 
         Args:
             max_failed: greatest share of entries that may have failed.
@@ -90,14 +127,16 @@ class CacheWriter:
             ValueError: more failed; the shards stay, so that another try repeats nothing.
         """
         assert not self.missing()
-        failures: list[Failure] = []
-        index: dict[str, list[str]] = {}
-        for number, shard in enumerate(self.shards):
-            record = json.loads(self._record(number).read_text())
-            failed = {failure["name"] for failure in record["failures"]}
-            failures += [Failure(**failure) for failure in record["failures"]]
-            file = f"shard_{number:05d}.safetensors"
-            index |= {item.name: [item.key, file] for item in shard if item.name not in failed}
+        for leftover in self.folder.glob(".shard_*.part"):
+            leftover.unlink(missing_ok=True)
+        failures = self.failures()
+        failed = {failure.name for failure in failures}
+        index = {
+            item.name: [item.key, f"shard_{number:05d}.safetensors"]
+            for number, shard in enumerate(self.shards)
+            for item in shard
+            if item.name not in failed
+        }
         atomic_write_text(self.folder / "failures.json", json.dumps([asdict(each) for each in failures], indent=2))
         entries = len(index) + len(failures)
         if len(failures) > max_failed * entries:

@@ -5,6 +5,7 @@ clips cut without re-encoding wrongly; on some of them it never returns. It is c
 only (`common.video.worker`), which can be killed.
 """
 
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -92,3 +93,22 @@ def read(path: Path, wanted: NDArray[np.int64], num_frames: int) -> NDArray[np.u
     if frames is None:
         raise VideoReadError(path, f"decord counts {counted} frames where {num_frames} are shown; {REMEDY}")
     return np.asarray(frames[place], dtype=np.uint8)
+
+
+def read_bare(path: Path, indices: Callable[[int], Sequence[int] | NDArray[np.int64]]) -> NDArray[np.uint8]:
+    """Frames as a plain script reads them: decord in this process with its default threads, nothing checked.
+
+    For comparisons of speed with such scripts only: on some files it returns other frames or never returns.
+
+    Args:
+        path: the video file.
+        indices: gets the number of frames as decord counts it, and returns frame numbers.
+
+    Returns:
+        uint8 (T, H, W, 3), RGB, native size.
+    """
+    require()
+    import decord  # not installed everywhere
+
+    reader = decord.VideoReader(str(path))
+    return np.asarray(reader.get_batch(list(indices(len(reader)))).asnumpy(), dtype=np.uint8)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.data.cache import Cache, CacheWriter, Failure, Item, StaleCacheError, key_of
+from common.data.cache import Cache, CacheWriter, Failure, Item, Part, StaleCacheError, key_of
 
 SETTINGS = {"size": 8, "encoder": "a"}
 ITEMS = [Item(f"clip{number}.mp4", f"key{number}") for number in range(7)]
@@ -24,6 +24,7 @@ def test_restarted_cache_has_the_same_bytes_and_repeats_nothing(tmp_path: Path) 
     fill(tmp_path / "whole").finish(max_failed=0)
     fill(tmp_path / "killed", only=1)
     (tmp_path / "killed" / "shard_00001.safetensors").write_bytes(b"half a sh")  # killed before its record
+    (tmp_path / "killed" / ".shard_00002.safetensors.0a1b2c3d.part").write_bytes(b"hal")  # and within a file
     writer = CacheWriter(tmp_path / "killed", items=ITEMS, settings=SETTINGS, shard_size=3)
     assert writer.missing() == [1, 2]
     fill(tmp_path / "killed").finish(max_failed=0)
@@ -71,3 +72,27 @@ def test_key_changes_with_content_name_and_settings(tmp_path: Path) -> None:
     assert key != key_of(path, name="a.mp4", settings=SETTINGS | {"size": 9})
     path.write_bytes(b"x" * 299_999 + b"y")
     assert key != key_of(path, name="a.mp4", settings=SETTINGS)
+
+
+def test_a_folder_of_images_has_a_key(tmp_path: Path) -> None:
+    for name in ("0.png", "1.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    key = key_of(tmp_path, name="clip", settings=SETTINGS)
+    (tmp_path / "1.png").write_bytes(b"other")
+    other = key_of(tmp_path, name="clip", settings=SETTINGS)
+    (tmp_path / "2.png").write_bytes(b"more")
+    assert len({key, other, key_of(tmp_path, name="clip", settings=SETTINGS)}) == 3
+
+
+def test_parts_share_out_the_shards(tmp_path: Path) -> None:
+    writer = CacheWriter(tmp_path, items=ITEMS, settings=SETTINGS, shard_size=1)
+    assert [writer.missing(Part.parse(f"{index}/3")) for index in range(3)] == [[0, 3, 6], [1, 4], [2, 5]]
+    writer.write(3, {}, [Failure(writer.shards[3][0].name, "broken")])
+    assert writer.missing(Part.parse("0/3")) == [0, 6]
+    assert writer.failures() == [Failure("clip3.mp4", "broken")]
+
+
+@pytest.mark.parametrize("text", ["3/3", "1", "1/", "/2", "-1/2", "a/b", "0/0", "1/2/3"])
+def test_a_part_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="such as 0/4"):
+        Part.parse(text)
