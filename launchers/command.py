@@ -18,11 +18,20 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common.checkpoint import CheckpointError
 from common.config import CONF, ConfigError, build, check, config_keys, register
+from common.disk import DiskSpaceError
 from common.hub import HubError
 from common.weights.source import WeightsError
 
 log = logging.getLogger(__name__)
-EXPECTED = (HydraException, OmegaConfBaseException, ConfigError, CheckpointError, WeightsError, HubError)
+EXPECTED = (
+    HydraException,
+    OmegaConfBaseException,
+    ConfigError,
+    CheckpointError,
+    DiskSpaceError,
+    WeightsError,
+    HubError,
+)
 
 
 def run(function: Callable[[DictConfig], Any], *, config_name: str) -> None:
