@@ -11,26 +11,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from datetime import UTC, datetime
-from email.message import Message as Headers
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from common.net.retry import Transient, asks_for_patience, retry_after
 from common.qa.judges import Chat, JudgeError, Reply
 from common.qa.prompts import Message
 
-WAIT_CODES = {408, 409, 425, 429}  # and every 5xx: the server asks for patience
 REFUSAL_CODES = {400, 413, 422}  # of one chat: too long, or against a content rule
 SHOWN = 300  # characters of a server's message
-
-
-class _Transient(Exception):
-    """A failure that may pass, and how many seconds the server asks to wait."""
-
-    def __init__(self, problem: str, wait: float | None = None) -> None:
-        super().__init__(problem)
-        self.wait = wait
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -127,7 +116,7 @@ class Endpoint:
         for tries in range(1, self.retries + 2):
             try:
                 return self._post(messages)
-            except _Transient as error:
+            except Transient as error:
                 problem = f"{self.base_url}: {error}"
                 if tries > self.retries:
                     raise JudgeError(
@@ -158,7 +147,7 @@ class Endpoint:
         except urllib.error.HTTPError as error:
             return self._refused(error)
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-            raise _Transient(self._hide(f"no answer ({error})")) from None
+            raise Transient(self._hide(f"no answer ({error})")) from None
         return self._reply(content)
 
     def _refused(self, error: urllib.error.HTTPError) -> Reply:
@@ -168,8 +157,8 @@ class Endpoint:
             except (http.client.HTTPException, OSError):  # the status says enough
                 said = ""
         problem = f"HTTP {error.code} {said}"
-        if error.code in WAIT_CODES or error.code >= 500:
-            raise _Transient(problem, _retry_after(error.headers))
+        if asks_for_patience(error.code):
+            raise Transient(problem, retry_after(error.headers))
         if error.code in REFUSAL_CODES:
             return Reply(None, None, problem)
         if 300 <= error.code < 400:
@@ -183,7 +172,7 @@ class Endpoint:
             model = answer.get("model")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             said = self._hide(content.decode(errors="replace"))[:SHOWN]
-            raise _Transient(f"an answer that is no chat completion: {said}") from None
+            raise Transient(f"an answer that is no chat completion: {said}") from None
         return Reply(self._hide(str(text)), None if model is None else self._hide(str(model)))
 
     def _hide(self, said: str) -> str:
@@ -214,20 +203,3 @@ def _is_local(base_url: str) -> bool:
         return ipaddress.ip_address(parts.hostname).is_loopback
     except ValueError:
         return parts.hostname == "localhost"
-
-
-def _retry_after(headers: Headers) -> float | None:
-    """Seconds of a Retry-After header, which gives a number or a date; None where it is absent or unreadable."""
-    value = headers.get("Retry-After")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        when = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
