@@ -1,5 +1,6 @@
 """Parameter groups and learning-rate schedules."""
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+log = logging.getLogger(__name__)
 
 
 def parameter_groups(
@@ -41,6 +44,33 @@ def parameter_groups(
             if members
         ]
     return groups
+
+
+def trainable_table(parts: Mapping[str, Iterable[nn.Parameter]]) -> str:
+    """What trains, a line a part: numbers that learn, of how many, in which types."""
+    lines = ["what trains:"]
+    for name, parameters in parts.items():
+        members = list(parameters)
+        learns = [parameter for parameter in members if parameter.requires_grad]
+        total, trained = sum(each.numel() for each in members), sum(each.numel() for each in learns)
+        types = ", ".join(sorted({str(each.dtype).removeprefix("torch.") for each in members}))
+        lines.append(f"  {name:16} {trained:>15,} of {total:>15,} ({types})")
+    return "\n".join(lines)
+
+
+def warmup_constant(optimizer: Optimizer, *, steps: int, warmup: int) -> LambdaLR:
+    """Linear warm-up from 0, then constant; what DeepSpeed calls WarmupLR.
+
+    Args:
+        optimizer: whose learning rates are scaled.
+        steps: of the whole run.
+        warmup: number of steps; in a shorter run, which would never reach its rate, all of its steps, with a
+            warning.
+    """
+    warm = min(warmup, steps)
+    if warm < warmup:
+        log.warning("warmup=%d in a run of %d steps: the whole run is warm-up", warmup, steps)
+    return LambdaLR(optimizer, lambda step: min(1.0, step / max(1, warm)))
 
 
 def warmup_cosine(optimizer: Optimizer, *, steps: int, warmup: float) -> LambdaLR:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+FEW = {"task=shapes": ["task.clips={train:40,val:8,test:8}"]}
 
 
 @pytest.fixture(scope="session")
@@ -19,10 +20,13 @@ def media() -> Path:
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with a few of the built-in clips and their cached features."""
+    """A data root with a few of the built-in clips and what the tiny experiments prepare from them."""
     from launchers.command import compose, prepare
 
     data = tmp_path_factory.mktemp("data")
-    cfg = compose("paths.run=.", f"paths.data='{data}'")
-    prepare([["task=shapes", "task.clips={train:40,val:8,test:8}"], ["task=clip_features_tiny"]], paths=cfg.paths)
+    needs: list[list[str]] = []
+    for experiment in sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*_tiny.yaml")):
+        cfg = compose(f"experiment={experiment}", "paths.run=.", f"paths.data='{data}'")
+        needs += [few for need in cfg.prepare if (few := [*need, *FEW.get(need[0], [])]) not in needs]
+    prepare(needs, paths=cfg.paths)
     return data

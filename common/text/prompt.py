@@ -87,6 +87,36 @@ def vicuna_v1(*, prompt: Literal["training", "inference", "none"] = "training") 
     )
 
 
+def llava_qwen() -> Template:
+    """The conversation format of LLaVA-interleave on Qwen, as its shipped chat template writes it.
+
+    `<|im_start|>user`, a line with the images, the question, `<|im_end|>`; the answer begins with a newline of its own.
+    The shipped template marks as generated what lies before `<|im_end|>`, so that training on its mask never teaches a
+    model to stop; here the end token is learned.
+    """
+    return Template(
+        system="",
+        after_system="",
+        before_user="<|im_start|>user\n",
+        before_assistant="<|im_end|>\n<|im_start|>assistant\n",
+        before_answer="\n",
+        end="<|im_end|>",
+        after_end="\n",
+    )
+
+
+def llava_onevision() -> Template:
+    """The conversation format of LLaVA-OneVision: `<|im_start|>user`, a blank, the video, the question on a new line."""
+    return Template(
+        system="",
+        after_system="",
+        before_user="<|im_start|>user ",
+        before_assistant="<|im_end|><|im_start|>assistant\n",
+        before_answer="",
+        end="<|im_end|>",
+    )
+
+
 def render(turns: Sequence[Turn], *, template: Template, system: str | None = None) -> list[Segment]:
     """Writes a conversation as text.
 
