@@ -395,11 +395,24 @@ def test_what_cannot_go_on_starts_anew(first: Reply, later: list[Reply], server:
     assert source.size == len(OTHER)
 
 
-@pytest.mark.parametrize("given", ["bytes 0-1048575/1048576", "bytes 300001-1048575/1048576", "300000-", None])
-def test_another_part_than_the_one_asked_for_is_not_taken(given: str | None, server: Server, part: Path) -> None:
+@pytest.mark.parametrize(
+    ("given", "etag"),
+    [
+        ("bytes 0-1048575/1048576", '"one"'),
+        ("bytes 300001-1048575/1048576", '"one"'),
+        ("bytes 300000-1048576/1048577", '"one"'),
+        ("300000-", '"one"'),
+        (None, '"one"'),
+        ("bytes 300000-1048575/1048576", '"two"'),
+    ],
+)
+def test_another_part_than_the_one_asked_for_is_not_taken(
+    given: str | None, etag: str, server: Server, part: Path
+) -> None:
     def wrong(handler: Any) -> None:
         handler.send_response(206)
         handler.send_header("Content-Type", "video/mp4")
+        handler.send_header("ETag", etag)
         if given is not None:
             handler.send_header("Content-Range", given)
         handler.end_headers()
