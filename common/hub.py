@@ -125,7 +125,7 @@ def patiently(action: Callable[[], T], *, repo: str, patience: Patience) -> T:
         try:
             with _raised_at_once():
                 return action()
-        except (HfHubHTTPError, httpx2.TransportError, RuntimeError, ValueError) as error:
+        except (OSError, httpx2.TransportError, RuntimeError, ValueError) as error:  # OSError: HfHubHTTPError, hf_xet's
             cause = _http_cause(error)
             wait = _asked_wait(cause) if cause else None
             wait = patience.first_wait * 2 ** (attempt - 1) if wait is None else wait

@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from common.hub import HubError, Patience, files_to_push, push
+from common.hub import HubError, Patience, files_to_push, patiently, push
 from common.made import RECORD
 from tests.common.fake_hub import TOKEN, Answer, FakeHub, serving
 
@@ -207,3 +207,15 @@ def test_a_hub_that_cannot_be_reached_is_tried_a_few_times(folder: Path, waits: 
     with pytest.raises(HubError, match=r"me/it: .*run the command again"):
         push(folder, repo="me/it", private=True, message="m", endpoint="http://127.0.0.1:1", patience=Patience(tries=3))
     assert waits == [2.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError("no access to the storage"), RuntimeError("shard"), ValueError("LFS")]
+)
+def test_an_error_of_the_transfer_itself_says_how_to_go_on(error: Exception, waits: list[float]) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(HubError, match=f"me/it: {error}; nothing was deleted; run the command again"):
+        patiently(fail, repo="me/it", patience=Patience())
+    assert waits == []
