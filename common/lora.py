@@ -17,7 +17,8 @@ def add_lora(
 ) -> list[str]:
     """Puts adapters into the linear layers whose names end in one of `targets`; nothing else trains afterwards.
 
-    The output does not change until the first step, because the second factor starts at zero.
+    The output does not change until the first step, because the second factor starts at zero. The factors are float32
+    whatever the dtype of their layer: the steps of an optimizer are too small for bfloat16.
 
     Args:
         model: changed in place.
@@ -43,6 +44,9 @@ def add_lora(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix("lora", seed))
         inject_adapter_in_model(config, model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     return [name for name in linear if any(_matches(name, target) for target in targets)]
 
 

@@ -40,19 +40,22 @@ class Segment(NamedTuple):
 class Template:
     """The fixed strings around the texts of a conversation.
 
-    A conversation reads `system + after_system`, then for each turn
+    A conversation reads `before_system + system + after_system`, then for each turn
     `before_user + user + before_assistant` (given) and `before_answer + answer + end` (learned), then
     `after_end`.
     The opening token of the sequence (BOS) is not part of it: the tokenizer adds it.
 
     Attributes:
-        system: instruction at the start; may be empty, then `after_system` is left out too.
+        system: instruction at the start; may be empty, then what stands around it is left out too.
         after_system: what separates the instruction from the first turn.
         before_user: opens the user's text.
         before_assistant: closes the user's text and hands over; a generation prompt ends with it.
         before_answer: opens the answer, learned with it.
         end: closes the answer, learned with it; must be the tokenizer's end token.
         after_end: follows a closed answer, not learned.
+        before_system: opens the instruction.
+        before_plain_user: follows `before_user` in a turn without a video. Where a template begins every text on a new
+            line, the line break between a video and its question comes from `place_video`, and here from this.
     """
 
     system: str
@@ -62,6 +65,8 @@ class Template:
     before_answer: str
     end: str
     after_end: str = ""
+    before_system: str = ""
+    before_plain_user: str = ""
 
 
 def vicuna_v1(*, prompt: Literal["training", "inference", "none"] = "training") -> Template:
@@ -90,30 +95,39 @@ def vicuna_v1(*, prompt: Literal["training", "inference", "none"] = "training") 
 def llava_qwen() -> Template:
     """The conversation format of LLaVA-interleave on Qwen, as its shipped chat template writes it.
 
-    `<|im_start|>user`, a line with the images, the question, `<|im_end|>`; the answer begins with a newline of its own.
-    The shipped template marks as generated what lies before `<|im_end|>`, so that training on its mask never teaches a
-    model to stop; here the end token is learned.
+    `<|im_start|>user`, a line with the images, the question, `<|im_end|>`; every text, also the answer, begins with a
+    newline of its own, so that there is a blank line where no image stands before it. The shipped template marks as
+    generated what lies before `<|im_end|>`, so that training on its mask never teaches a model to stop; here the end
+    token is learned.
     """
     return Template(
         system="",
-        after_system="",
+        after_system="<|im_end|>\n",
         before_user="<|im_start|>user\n",
         before_assistant="<|im_end|>\n<|im_start|>assistant\n",
         before_answer="\n",
         end="<|im_end|>",
         after_end="\n",
+        before_system="<|im_start|>system\n\n",
+        before_plain_user="\n",
     )
 
 
 def llava_onevision() -> Template:
-    """The conversation format of LLaVA-OneVision: `<|im_start|>user`, a blank, the video, the question on a new line."""
+    """The conversation format of LLaVA-OneVision: `<|im_start|>user`, a blank, the video, the question on a new line.
+
+    Its shipped chat template asks for an answer with `assistant` and a newline, and writes an answer that was given
+    with a blank between the two. Here every answer stands where it is asked for.
+    """
     return Template(
         system="",
-        after_system="",
+        after_system="<|im_end|>",
         before_user="<|im_start|>user ",
         before_assistant="<|im_end|><|im_start|>assistant\n",
         before_answer="",
         end="<|im_end|>",
+        before_system="<|im_start|>system \n",
+        before_plain_user="\n",
     )
 
 
@@ -134,10 +148,11 @@ def render(turns: Sequence[Turn], *, template: Template, system: str | None = No
     if not turns:
         raise ValueError("a conversation without a turn cannot be rendered")
     system = template.system if system is None else system
-    given = system + template.after_system if system else ""
+    given = template.before_system + system + template.after_system if system else ""
     segments: list[Segment] = []
     for number, turn in enumerate(turns, start=1):
-        given += template.before_user + turn.user + template.before_assistant
+        plain = "" if VIDEO in turn.user else template.before_plain_user
+        given += template.before_user + plain + turn.user + template.before_assistant
         segments.append(Segment(given, learned=False))
         if turn.assistant is None:
             if number < len(turns):

@@ -28,6 +28,10 @@ class UniformFrames:
 
     frames: int
 
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise ValueError(f"frames={self.frames} of data.*.plan: at least one frame is seen")
+
     def count(self, source: Source, *, backend: str) -> int:
         """Looks at images only; a video file has to have `frames`."""
         return min(self.frames, images.probe(source).num_frames) if images.is_images(source) else self.frames
@@ -44,6 +48,10 @@ class FramesPerSecond:
     fps: float
     max_frames: int
 
+    def __post_init__(self) -> None:
+        if self.fps <= 0 or self.max_frames < 1:
+            raise ValueError(f"fps={self.fps}, max_frames={self.max_frames} of data.*.plan: both must be above 0")
+
     def count(self, source: Source, *, backend: str) -> int:
         """Reads the times of the packets, a few milliseconds a file."""
         return len(self._frames(probe(source, backend=backend)))
@@ -51,7 +59,8 @@ class FramesPerSecond:
     def choose(self, info: VideoInfo, count: int) -> Frames:
         """The rule of `common.video.sample.at_fps`."""
         frames = self._frames(info)
-        assert len(frames) == count, "the file has changed since it was counted"
+        if len(frames) != count:
+            raise ValueError(f"{count} frames were counted, now there are {len(frames)}: the file has changed since")
         return frames
 
     def _frames(self, info: VideoInfo) -> Frames:

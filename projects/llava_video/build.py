@@ -43,8 +43,13 @@ def build_vlm(
         seed: of the random weights.
 
     Raises:
-        ValueError: "random" without an architecture, parts without "random", or an optional package that is missing.
+        ValueError: "random" without an architecture or with `quantize`, parts without "random", a fraction outside
+            0..1, or an optional package that is missing.
     """
+    if not 0 <= checkpoint_fraction <= 1:
+        raise ValueError(f"model.model.checkpoint_fraction={checkpoint_fraction}: a share of the blocks, 0..1")
+    if quantize and weights == "random":
+        raise ValueError("model.model.quantize=true packs weights as they are read from a file; name one in weights")
     if weights == "random":
         model = _random(family, architecture, getattr(torch, dtype), seed)
         _compose(model, vision=vision, language_model=language_model)

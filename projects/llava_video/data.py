@@ -120,18 +120,25 @@ class VideoConversations(Dataset[Row | Unreadable]):
         reads_cache = cache is not None and view in ("real", "blind") and not own
         settings = {"image_size": image_size, "resize": resize_mode, "plan": repr(plan)}
         self.cache = Cache(Path(cache), settings=settings) if cache is not None and reads_cache else None
+        self._refuse_missing()
 
     def _planned(self, conversations: Sequence[Conversation]) -> dict[str, int]:
         """Frames of each video, by its name."""
         planned: dict[str, int] = {}
         wanted = {str(row.video): row for row in conversations if row.video is not None}
         for name, row in track(wanted.items(), description="counting frames"):
-            planned[name] = self.plan.count(resolve_source(self.media, row), backend=self.backend)
+            try:
+                planned[name] = self.plan.count(resolve_source(self.media, row), backend=self.backend)
+            except VideoReadError:
+                if self.request is None:
+                    raise
+                planned[name] = row.num_frames or 1  # any number: reading it fails too, and its answer says why
         for row in conversations:
-            if row.num_frames is not None and row.num_frames != planned[str(row.video)]:
+            shown = planned.get(str(row.video), 0)
+            if row.num_frames not in (None, shown):
                 raise ValueError(
-                    f"{row.where}: has {row.num_frames} images, and {planned[str(row.video)]} frames of {row.video} "
-                    "are shown; set the frames of data.*.plan, or the number of images"
+                    f"{row.where}: has {row.num_frames} images, and {shown} frames of {row.video or 'no video'} are "
+                    "shown; set the frames of data.*.plan, or the number of images"
                 )
         return planned
 
@@ -145,6 +152,16 @@ class VideoConversations(Dataset[Row | Unreadable]):
                     f"{self.max_visual_tokens}; show fewer frames (data.*.plan) or raise data.*.max_visual_tokens"
                 )
         return counts
+
+    def _refuse_missing(self) -> None:
+        if self.cache is None:
+            return
+        missing = sorted(self.frames.keys() - set(self.cache))
+        if missing:
+            raise ValueError(
+                f"{len(missing)} videos have no frames in {self.cache.folder} (first: {missing[:3]}); see its "
+                "failures.json, make it again with its preparation task, or take their rows out"
+            )
 
     # Rows
 

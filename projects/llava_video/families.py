@@ -1,6 +1,6 @@
 """Kinds of vision language models: how their frames become rows among the tokens. One class a family."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, Protocol
@@ -88,8 +88,7 @@ def unused_vision(model: PreTrainedModel) -> Iterator[str]:
             yield name
 
 
-def module_of(model: PreTrainedModel, part: str) -> Sequence[torch.nn.Module]:
-    """The modules of a part that adapters can be put into."""
-    inner: Any = model.model
-    modules = {"vision": inner.vision_tower, "projector": inner.multi_modal_projector}
-    return [modules.get(part, inner.language_model)]
+def module_of(model: PreTrainedModel, part: str) -> torch.nn.Module:
+    """The module of a part that adapters can be put into."""
+    names = {"vision": "vision_tower", "projector": "multi_modal_projector", "language_model": "language_model"}
+    return model.get_submodule(f"model.{names[part]}")

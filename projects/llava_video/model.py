@@ -33,6 +33,7 @@ class VisionLanguageModel(nn.Module):
         """
         super().__init__()
         self.vlm, self.family = model, family
+        model.get_submodule("model.multi_modal_projector").register_forward_pre_hook(_own_dtype)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1) * 255, persistent=False)
 
@@ -79,3 +80,9 @@ class VisionLanguageModel(nn.Module):
         rows = self.visual_rows(pixels, num_frames).to(embeddings.dtype)
         expect(text.visual_places, "P", name="places of visual rows", P=len(rows))
         return embeddings.flatten(0, 1).index_copy(0, text.visual_places, rows).view_as(embeddings)
+
+
+def _own_dtype(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Casts the input to the dtype of the weights: a projector that learns is float32 beside a tower in bfloat16."""
+    dtype = next(module.parameters()).dtype
+    return tuple(each.to(dtype) for each in inputs)

@@ -105,15 +105,27 @@ class LlavaVideo(LightningModule):
         model = self.recipes["model"]()
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(self.train_whole[part_of(name)] and parameter.is_floating_point())
-        for name in unused_vision(model):
-            model.get_parameter(name).requires_grad_(False)
+        self._refuse_packed(model)
         for part, adapter in self.adapters.items():
-            for module in module_of(model, part) if adapter is not None else ():
-                assert adapter is not None
-                adapter(module)
+            if adapter is not None:
+                adapter(module_of(model, part))
+        for name in [*unused_vision(model)]:
+            model.get_parameter(name).requires_grad_(False)
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # the steps of an optimizer are too small for bfloat16
+                parameter.data = parameter.data.float()
         if self.learns("language_model"):
             model.get_decoder().train()
         self.model = VisionLanguageModel(model=model, family=self.family, mean=self.mean, std=self.std)
+
+    def _refuse_packed(self, model: PreTrainedModel) -> None:
+        packed = {part_of(name) for name, parameter in model.named_parameters() if not parameter.is_floating_point()}
+        for part in sorted(packed):
+            if self.train_whole[part]:
+                raise ValueError(
+                    f"model.train.{part}=true cannot train what model.model.quantize=true holds in 4 bits; give it an "
+                    f"adapter (model.adapters.{part}), or leave quantize out"
+                )
 
     def on_fit_start(self) -> None:
         log.info("%s", trainable_table({part: self._members(part) for part in PARTS}))
