@@ -1,14 +1,17 @@
-"""The metrics file of a run: append-only, one value a line, the truth that trackers mirror."""
+"""The metrics file of a run, append-only, one value a line; what trackers mirror of it, and what else they show."""
 
 import csv
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 
 COLUMNS = ("step", "name", "value", "time")
 
@@ -79,3 +82,52 @@ def read_metrics(path: Path) -> dict[str, dict[int, float]]:
         for row in csv.DictReader(file):
             table.setdefault(row["name"], {})[int(row["step"])] = float(row["value"])
     return table
+
+
+def log_answers(logger: Logger, lines: Sequence[Mapping[str, Any]], *, step: int) -> None:
+    """Answers as text, for the trackers that show text.
+
+    Args:
+        logger: of a run.
+        lines: with `id`, `question`, `answer` and `pred`.
+        step: optimizer steps done.
+    """
+    columns = ["id", "question", "answer", "pred"]
+    if isinstance(logger, WandbLogger):
+        table = [[line[name] for name in columns] for line in lines]
+        logger.log_text("samples", columns=columns, data=table, step=step)
+    elif isinstance(logger, TensorBoardLogger):
+        for line in lines:
+            text = "\n\n".join(f"**{name}**: {line[name]}" for name in columns[1:])
+            logger.experiment.add_text(f"samples/{line['id']}", text, step)
+
+
+def log_sheets(logger: Logger, sheets: Mapping[str, Image.Image], *, step: int) -> None:
+    """Pictures by name, for the trackers that show pictures."""
+    if isinstance(logger, WandbLogger):
+        logger.log_image("samples/frames", images=list(sheets.values()), caption=list(sheets), step=step)
+    elif isinstance(logger, TensorBoardLogger):
+        for name, sheet in sheets.items():
+            logger.experiment.add_image(f"samples/{name}", np.asarray(sheet), step, dataformats="HWC")
+
+
+def described(loggers: Sequence[Logger], run: Path) -> str:
+    """One line that says where a run writes: its folder, the metrics file, and which trackers are on."""
+    parts = [_described(logger) for logger in loggers]
+    if not any(isinstance(logger, WandbLogger) for logger in loggers):
+        parts.append("W&B off (logger=wandb turns it on)")
+    return f"run folder: {run}; loggers: {'; '.join(parts)}"
+
+
+def _described(logger: Logger) -> str:
+    if isinstance(logger, MetricsFile):
+        return f"csv ({logger.path})"
+    if isinstance(logger, WandbLogger):
+        run = logger.experiment
+        if run.disabled:
+            return "W&B off (WANDB_MODE=disabled)"
+        where = f"offline (wandb sync {Path(run.dir).parent} sends it)" if run.offline else f"online at {run.url}"
+        return f"W&B on: {run.project}/{run.name}, {where}"
+    if isinstance(logger, TensorBoardLogger):
+        return f"TensorBoard (tensorboard --logdir {logger.log_dir})"
+    return type(logger).__name__

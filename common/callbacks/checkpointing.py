@@ -165,7 +165,7 @@ class Checkpointing(Callback):
             return problem
         there = len(files.committed(self.folder))
         at_once = min(self.keep_last + self.keep_best + 1, there + trainer.max_steps - trainer.global_step)
-        what = f"{at_once - there} checkpoints of {human(size)} each, which the run may hold at once,"
+        what = f"to hold {at_once - there} checkpoints of {human(size)} each at once"
         problem = shortage(what, (at_once - there) * size, self.folder)
         if problem is not None:
             log.warning("%s; lower callbacks.checkpointing.keep_last or keep_best, or a save will be refused", problem)

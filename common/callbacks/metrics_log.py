@@ -1,11 +1,17 @@
-"""What a run reports of a step: the loss of the global batch, learning rates, speed, and each validation."""
+"""What a run reports: where it writes; of a step the global loss, learning rates and speed; and each validation."""
 
+import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+
+from common.loggers import described
+
+log = logging.getLogger(__name__)
 
 
 class MetricsLog(Callback):
@@ -25,6 +31,10 @@ class MetricsLog(Callback):
         self._loss: Tensor | None = None
         self._clock = 0.0
         self._clock_step = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.is_global_zero:
+            log.info(described(trainer.loggers, Path(trainer.default_root_dir)))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._loss, self._clock, self._clock_step = None, time.monotonic(), trainer.global_step

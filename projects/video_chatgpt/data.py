@@ -163,6 +163,10 @@ class VideoChat(Dataset[Row | Unreadable]):
             arrange=arranged(self.view, str(row.video)),
         )
 
+    def shown(self, number: int) -> Tensor:
+        """Frames of a row as the model sees them, uint8 (T', C, H, W), also where it reads their features."""
+        return self._pixels(self.text.first(number))
+
     # What the order asks for
 
     @property

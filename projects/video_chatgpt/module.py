@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from common.chat.answers import Asked, Line, answer_lines, answer_texts
 from common.chat.decoder import target_logits
 from common.chat.loss import global_mean, token_losses
-from common.chat.request import Unreadable, question
+from common.chat.request import Unreadable, question, record
+from common.chat.samples import as_questions
 from common.chat.scoring import Scoring
 from common.data.conversations import Turn
 from common.data.module import StreamData
@@ -189,6 +190,12 @@ class VideoChatGPT(LightningModule):
         """What the model says after the last question of each conversation of `rows` that is in the batch."""
         decoding = rows.decoding(self.max_new_tokens)
         return answer_texts(self.model.language_model, self.embeddings(batch), batch.text, rows.text, decoding=decoding)
+
+    def answer_rows(self, rows: VideoChat, numbers: Sequence[int]) -> list[Line]:
+        """Answers to rows of a data set, for `common.callbacks.answers`."""
+        asked, batch = as_questions(rows, numbers)
+        preds = self.answers(move_data_to_device(batch, self.device), asked)
+        return [record(row, pred=pred) for row, pred in zip(asked.text.conversations, preds, strict=True)]
 
     def reply(self, rows: VideoChat, video: str, turns: Sequence[Turn]) -> str:
         """The answer to the last turn of a talk; the features of the video are kept for the next one."""
