@@ -113,8 +113,8 @@ def open_tensors(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return safe_open(path, framework="pt")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (SafetensorError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise WeightsError(f"{path}: not a whole file of tensors ({reason}); fetch it again") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"{path}: holds something other than named tensors; give a file of weights")

@@ -66,7 +66,7 @@ def test_noise_is_stripped_and_counted(tmp_path: Path) -> None:
 
 
 def test_what_has_no_features_or_video_is_reported(tmp_path: Path) -> None:
-    for folder, names in {"features": ["v_0.pkl", "v_1.pkl", "v_2.pkl"], "media": ["v_1.mp4", "v_2.mkv"]}.items():
+    for folder, names in {"features": ["v_0.pkl", "v_1.mp4.pkl", "v_2.pkl"], "media": ["v_1.mp4", "v_2.mkv"]}.items():
         (tmp_path / folder).mkdir()
         for name in names:
             (tmp_path / folder / name).write_bytes(b"")
