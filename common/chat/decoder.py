@@ -125,7 +125,10 @@ def _generate(model: PreTrainedModel, prompts: Sequence[Tensor], settings: Gener
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=padded.device)
     mask = (torch.arange(longest, device=padded.device) >= longest - lengths[:, None]).long()
     output: Tensor = model.generate(  # type: ignore[operator]
-        inputs_embeds=padded, attention_mask=mask, generation_config=settings
+        inputs_embeds=padded,
+        attention_mask=mask,
+        generation_config=settings,
+        synced_gpus=False,  # every rank has the whole model while it answers, and answers for itself
     )
     ends = set(settings.eos_token_id)
     return [_up_to(row, ends) for row in output.tolist()]

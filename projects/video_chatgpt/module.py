@@ -24,6 +24,8 @@ from common.encoders.pooling import spatio_temporal
 from common.export import Layout
 from common.metrics.interval import Estimate
 from common.optim import parameter_groups
+from common.parallel import shard
+from common.text.language_model import blocks
 from common.types import Build, Pick
 from common.video.decode import VideoReadError
 from projects.video_chatgpt.data import ChatBatch, Row, VideoChat
@@ -92,14 +94,17 @@ class VideoChatGPT(LightningModule):
         return LAYOUTS
 
     def configure_model(self) -> None:
-        if hasattr(self, "model"):
-            return
+        if not hasattr(self, "model"):
+            self.model = self._build()
+        shard(self, units=blocks(self.model.language_model))
+
+    def _build(self) -> VideoLanguageModel:
         language_model = self.recipes["language_model"]().requires_grad_(self.train_language_model)
         if self.adapter is not None:
             self.adapter(language_model)
         if self.language_model_lr is not None:
             language_model.train()
-        self.model = VideoLanguageModel(language_model=language_model, feature_width=self.feature_width)
+        return VideoLanguageModel(language_model=language_model, feature_width=self.feature_width)
 
     def configure_optimizers(self) -> Any:
         bridge = [*self.model.projector.parameters(), self.model.boundary]
