@@ -13,10 +13,13 @@ from PIL import Image
 
 from common.config import build
 from common.encoders.pooling import spatio_temporal
+from common.text.language_model import build_causal_lm
 from common.types import Pick
+from common.video.decode import VideoReadError
 from common.video.write import write_h264
 from launchers.command import compose
 from projects.video_chatgpt.data import frames
+from projects.video_chatgpt.model import VideoLanguageModel
 
 # Frames in a video: the first that are taken, and the last.
 TAKEN = {1: ([0], 0), 5: ([0, 1, 2, 2, 3], 3), 101: ([0, 1, 2, 3, 4], 99), 150: ([0, 2, 3, 5, 6], 148)}
@@ -73,6 +76,35 @@ def test_clips_of_a_batch_are_pooled_over_their_own_frames(shapes: Path, tmp_pat
         assert not together[number, length:16].any()
 
 
+def test_an_unreadable_video_ends_training_and_is_no_neighbour(shapes: Path, tmp_path: Path) -> None:
+    write_h264(tmp_path / "0.mp4", np.zeros((8, 64, 64, 3), np.uint8))
+    (tmp_path / "1.mp4").write_bytes((tmp_path / "0.mp4").read_bytes()[:200])
+    said = [{"role": "user", "content": "<video>what ?"}, {"role": "assistant", "content": "red"}]
+    rows = [{"messages": said, "videos": [f"{number}.mp4"]} for number in range(2)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    cfg = compose("experiment=video_chatgpt_tiny", f"paths.data='{shapes}'", f"paths.run='{tmp_path}'")
+    data = build(cfg.data.train, annotations=str(tmp_path / "rows.json"), media=str(tmp_path), cache=None)()
+    assert data[Pick(0, 0, 1.0)].pixels is not None
+    with pytest.raises(VideoReadError, match=r"1\.mp4"):
+        data[Pick(1, 1, 1.0)]
+
+
+def test_the_rows_around_a_video_start_as_the_mean_of_all_rows() -> None:
+    language_model = build_causal_lm(weights="random", architecture=TINY)
+    rows = language_model.get_input_embeddings().weight.detach().clone()
+    model = VideoLanguageModel(language_model=language_model, feature_width=6)
+    torch.testing.assert_close(model.boundary.detach(), rows.mean(dim=0).expand(2, -1))
+    assert torch.equal(model.language_model.get_input_embeddings().weight, rows)
+
+
+TINY = {
+    "model_type": "llama",
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 PUBLISHED: dict[str, Any] = {
     "model.temporal": 100,
     "data.train.spatial": 256,
