@@ -96,16 +96,17 @@ def llava_qwen() -> Template:
     """The conversation format of LLaVA-interleave on Qwen, as its shipped chat template writes it.
 
     `<|im_start|>user`, a line with the images, the question, `<|im_end|>`; every text, also the answer, begins with a
-    newline of its own, so that there is a blank line where no image stands before it. The shipped template marks as
-    generated what lies before `<|im_end|>`, so that training on its mask never teaches a model to stop; here the end
-    token is learned.
+    newline of its own, so that there is a blank line where no image stands before it. Qwen's tokenizer makes one token
+    of the two newlines, which can only be given or learned as a whole: it is given, and a question ends with it. (The
+    shipped template ends a question after the first.) What that template marks as generated ends before `<|im_end|>`,
+    so that training on its mask never teaches a model to stop; here the end token is learned.
     """
     return Template(
         system="",
         after_system="<|im_end|>\n",
         before_user="<|im_start|>user\n",
-        before_assistant="<|im_end|>\n<|im_start|>assistant\n",
-        before_answer="\n",
+        before_assistant="<|im_end|>\n<|im_start|>assistant\n\n",
+        before_answer="",
         end="<|im_end|>",
         after_end="\n",
         before_system="<|im_start|>system\n\n",
