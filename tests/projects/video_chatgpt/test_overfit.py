@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig
 
+from common.chat import answers, decoder
 from common.loggers import read_metrics
 from launchers import generate, train
 from launchers.command import compose
@@ -41,7 +43,9 @@ def configure(shapes: Path, rows: Path, run: Path, *overrides: str) -> DictConfi
     return compose("experiment=video_chatgpt_tiny", *small, *where, "callbacks.metrics_log.every=1", *overrides)
 
 
-def test_answers_are_learned_by_heart_and_end_where_they_end(shapes: Path, rows: Path, tmp_path: Path) -> None:
+def test_answers_are_learned_by_heart_and_end_where_they_end(
+    shapes: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loss = train.main(configure(shapes, rows, tmp_path / "run"))
     assert loss is not None
     assert loss < 0.01
@@ -49,6 +53,14 @@ def test_answers_are_learned_by_heart_and_end_where_they_end(shapes: Path, rows:
     assert losses[1] > 1.0
     assert losses[240] < 0.01
     asked = [f"ckpt='{tmp_path}/run'", f"request.file='{rows}'", f"request.media='{shapes}/shapes'"]
+    said: list[list[int]] = []
+
+    def answer(*arguments: Any, **settings: Any) -> list[list[int]]:
+        said.extend(ids := decoder.answer(*arguments, **settings))
+        return ids
+
+    monkeypatch.setattr(answers, "answer", answer)
     generate.main(configure(shapes, rows, tmp_path / "answers", *asked, "model.max_new_tokens=16"))
     lines = [json.loads(line) for line in (tmp_path / "answers" / "generated.jsonl").read_text().splitlines()]
     assert [line["pred"] for line in lines] == ANSWERS
+    assert [len(ids) for ids in said] == [len(words.split()) for words in ANSWERS]  # a token a word, none after the end

@@ -97,6 +97,19 @@ def test_the_rows_around_a_video_start_as_the_mean_of_all_rows() -> None:
     assert torch.equal(model.language_model.get_input_embeddings().weight, rows)
 
 
+def test_the_video_stands_between_its_start_row_and_its_end_row() -> None:
+    model = VideoLanguageModel(
+        language_model=build_causal_lm(weights="random", architecture=TINY), feature_width=6
+    ).requires_grad_(False)
+    model.boundary.copy_(torch.stack([torch.full((16,), 1.0), torch.full((16,), 2.0)]))
+    features = torch.randn(1, 3, 6)
+    embeddings = model.embed(torch.full((1, 9), 5), torch.tensor([2]), features)[0]
+    text = model.language_model.get_input_embeddings().weight[5]
+    between = [*model.projector(features[0])]
+    expected = [text, text, torch.full((16,), 1.0), *between, torch.full((16,), 2.0), text, text]
+    torch.testing.assert_close(embeddings, torch.stack(expected))
+
+
 TINY = {
     "model_type": "llama",
     "vocab_size": 40,
