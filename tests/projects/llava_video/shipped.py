@@ -47,8 +47,6 @@ def messages(turns: Sequence[Turn], *, kind: str, count: int, system: str | None
 
 def rendered(tokenizer: PreTrainedTokenizerFast, chat: Sequence[Any], template: str, *, asks: bool = False) -> str:
     """The text of a chat."""
-    text = tokenizer.apply_chat_template(
-        list(chat), chat_template=template, tokenize=False, add_generation_prompt=asks
-    )
+    text = tokenizer.apply_chat_template(list(chat), chat_template=template, tokenize=False, add_generation_prompt=asks)
     assert isinstance(text, str)
     return text

@@ -15,7 +15,16 @@ from projects.llava_video.families import Llava
 from projects.llava_video.model import VisionLanguageModel
 from projects.llava_video.module import LlavaVideo
 from tests.projects.llava_video.shipped import INTERLEAVE, ONEVISION, messages, rendered
-from tests.projects.llava_video.tiny import GRID, VISION, architecture, batch_of, entry, family_of, make_module, make_rows
+from tests.projects.llava_video.tiny import (
+    GRID,
+    VISION,
+    architecture,
+    batch_of,
+    entry,
+    family_of,
+    make_module,
+    make_rows,
+)
 
 CLIP = {key: value for key, value in VISION.items() if key != "vision_use_head"} | {"model_type": "clip_vision_model"}
 TOWERS: dict[str, dict[str, Any]] = {
@@ -53,7 +62,9 @@ def reference(
     frames = 0 if seen is None else len(seen)
     count = 0 if row.video is None else (frames if kind == "image" else 1)
     chat = messages(row.turns, kind=kind, count=count)
-    text = rendered(tokenizer, chat, INTERLEAVE if kind == "image" else ONEVISION).replace("assistant \n", "assistant\n")
+    text = rendered(tokenizer, chat, INTERLEAVE if kind == "image" else ONEVISION).replace(
+        "assistant \n", "assistant\n"
+    )
     each = GRID if kind == "image" else frames * 4 + 1
     ids = torch.tensor(tokenizer(text.replace(data.family.patch, data.family.patch * each)).input_ids)
     labels = torch.full_like(ids, -100)

@@ -40,9 +40,7 @@ def test_interleave_is_written_as_shipped(count: int, system: str | None, tokeni
 @pytest.mark.parametrize("system", [None, "Be brief."])
 def test_onevision_asks_as_shipped(count: int, system: str | None, tokenizer: PreTrainedTokenizerFast) -> None:
     asked = [*TALK[: count - 1], TALK[count - 1]._replace(assistant=None)]
-    shipped = rendered(
-        tokenizer, messages(asked, kind="video", count=1, system=system), ONEVISION, asks=True
-    )
+    shipped = rendered(tokenizer, messages(asked, kind="video", count=1, system=system), ONEVISION, asks=True)
     assert shipped.endswith("<|im_end|><|im_start|>assistant\n")
     assert "<|im_start|>user <video>\nWhat is it?<|im_end|>" in shipped
     # An answer that was given stands there behind a blank that the question for it does not end with.

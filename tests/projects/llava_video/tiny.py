@@ -24,9 +24,7 @@ from projects.llava_video.families import PARTS, Family, Llava, LlavaOnevision
 from projects.llava_video.module import LlavaVideo
 
 # How Qwen's tokenizer cuts text before it joins bytes: line breaks that follow each other become one token.
-CUTS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+CUTS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
 WORDS = ["user\n\nWhat is it?", "assistant\n\nIt is a dog.", "assistant \nIt runs.", "user\nIs it red? Yes, it is."]
 VOCABULARY = 330
@@ -71,7 +69,7 @@ def make_tokenizer(texts: Sequence[str] = ()) -> PreTrainedTokenizerFast:
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
     )
     tokenizer.add_tokens(list(SPECIAL), special_tokens=True)
-    assert tokenizer.tokenize("a\n\nb \nc") == ["a", "ĊĊ", "b", "ĠĊ", "c"]  # noqa: RUF001
+    assert tokenizer.tokenize("a\n\nb \nc") == ["a", "ĊĊ", "b", "ĠĊ", "c"]
     assert len(tokenizer) <= VOCABULARY
     return tokenizer
 
