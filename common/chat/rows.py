@@ -93,20 +93,24 @@ class ChatRows:
                 do not come first.
         """
         self.format = chat_format
-        if chat_format.questions_at_once > 1 and chat_format.video_place != "first":
-            raise ValueError(
-                f"questions_at_once={chat_format.questions_at_once} shares what comes before the questions; it needs "
-                f"video_place=first, not {chat_format.video_place}"
-            )
+        self._refuse_sharing()
         self.conversations = list(conversations)
         self.counts = [chat_format.visual.count] * len(self.conversations) if counts is None else list(counts)
         self.encoded = self._encode(asked)
         self.groups = self._grouped()
-        self.kinds = tuple(sorted({_kind(row) for row in self.conversations}))
+        self.kinds = tuple(sorted({kind_of(row) for row in self.conversations}))
 
     def asking(self, conversations: Sequence[Conversation], *, counts: Sequence[int] | None = None) -> "ChatRows":
         """The same format for other conversations, whose last answers are wanted."""
         return ChatRows(conversations, copy.copy(self.format), counts=counts, asked=True)
+
+    def _refuse_sharing(self) -> None:
+        """Refuses a place of the video at which it cannot be shared."""
+        if self.format.questions_at_once > 1 and self.format.video_place != "first":
+            raise ValueError(
+                f"questions_at_once={self.format.questions_at_once} shares what comes before the questions; it needs "
+                f"video_place=first, not {self.format.video_place}"
+            )
 
     def _encode(self, asked: bool) -> list[Encoded]:
         rendered = [
@@ -149,29 +153,28 @@ class ChatRows:
         return self.conversations[self.groups[row][0]]
 
     def shared(self, number: int) -> int:
+        """Tokens of a conversation that the others of its row have too: those up to the end of its video."""
+        return self.video_end(number)
+
+    def video_end(self, number: int) -> int:
         """Tokens of a conversation up to the end of its video; 0 without one."""
         start = self.encoded[number].visual_start
         return 0 if start < 0 else start + self.format.visual.span(self.counts[number])
 
     def _visual(self, number: int) -> NDArray[np.int64]:
         """Places of the visual tokens of a conversation."""
-        return np.arange(max(0, self.encoded[number].visual_start), self.shared(number))
+        return np.arange(max(0, self.encoded[number].visual_start), self.video_end(number))
 
     def prompt_length(self, number: int) -> int:
         """Tokens that come before the last answer of a conversation."""
-        encoded = self.encoded[number]
-        learned = np.flatnonzero(encoded.learned)
-        if not len(learned):  # it only asks
-            return len(encoded.ids)
-        gaps = np.flatnonzero(np.diff(learned) > 1)
-        return int(learned[gaps[-1] + 1 if len(gaps) else 0])
+        return answer_start(self.encoded[number])
 
     def text_ids(self, number: int) -> NDArray[np.int64]:
         """Ids of a conversation, the padding id at the visual places: their own may lie outside the vocabulary."""
         encoded = self.encoded[number]
         ids = encoded.ids.astype(np.int64)
         if encoded.visual_start >= 0:
-            ids[encoded.visual_start : self.shared(number)] = self.pad
+            ids[encoded.visual_start : self.video_end(number)] = self.pad
         return ids
 
     @property
@@ -213,7 +216,7 @@ class ChatRows:
         options: dict[str, list[int]] = {}
         for row in self.conversations:
             if row.options is not None:
-                options.setdefault(_kind(row), []).append(row.options)
+                options.setdefault(kind_of(row), []).append(row.options)
         return {kind: float(np.mean([1 / count for count in counts])) for kind, counts in options.items()}
 
     # Batches
@@ -225,7 +228,7 @@ class ChatRows:
         numbers = [number for pick in picks for number in self.groups[pick.row]]
         firsts = np.cumsum([0, *(len(self.groups[pick.row]) for pick in picks)])
         heads = [self.groups[pick.row][0] for pick in picks]
-        kinds = [_kind(self.conversations[number]) for number in numbers]
+        kinds = [kind_of(self.conversations[number]) for number in numbers]
         branches = None
         if self.format.questions_at_once > 1:
             branches = Branches(
@@ -254,7 +257,7 @@ class ChatRows:
         for owner, number in enumerate(group):
             own = self.text_ids(number)[shared:]
             learned = np.flatnonzero(self.encoded[number].learned)
-            assert not len(learned) or learned[0] > shared, "an answer before the end of the video"
+            assert not len(learned) or learned[0] > shared, "an answer within what is shared"
             ids.append(own)
             positions.append(shared + np.arange(len(own)))
             branch.append(np.full(len(own), owner + 1))
@@ -277,8 +280,18 @@ class _Packed(NamedTuple):
     owners: NDArray[np.int64]
 
 
-def _kind(row: Conversation) -> str:
+def kind_of(row: Conversation) -> str:
+    """Kind of question, by which accuracy is told."""
     return row.type or "all"
+
+
+def answer_start(encoded: Encoded) -> int:
+    """Tokens that come before the last answer of a conversation; all of them where it only asks."""
+    learned = np.flatnonzero(encoded.learned)
+    if not len(learned):
+        return len(encoded.ids)
+    gaps = np.flatnonzero(np.diff(learned) > 1)
+    return int(learned[gaps[-1] + 1 if len(gaps) else 0])
 
 
 def _padded(rows: Sequence[NDArray[np.int64]], length: int, value: int) -> Tensor:

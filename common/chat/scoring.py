@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from common.chat.choice_scores import ChoiceScores, new_scores
 from common.chat.rows import ChatRows, ChatText
 from common.chat.scores import AnswerScores
 from common.metrics.interval import Estimate
@@ -21,13 +22,13 @@ class Scoring:
     """The scores of the running epoch, and the report of the last test."""
 
     def __init__(self) -> None:
-        self._views: dict[str, AnswerScores] = {}
+        self._views: dict[str, AnswerScores | ChoiceScores] = {}
         self._chance: dict[str, float] = {}
         self._report: dict[str, dict[str, Estimate]] = {}
 
     def start(self, splits: Mapping[str, Rows], device: torch.device) -> None:
         """Begins an epoch over the rows of each view."""
-        self._views = {view: AnswerScores(rows.text, device=device) for view, rows in splits.items()}
+        self._views = {view: new_scores(rows.text, device=device) for view, rows in splits.items()}
         self._chance = next(iter(splits.values())).text.chance()
 
     def update(self, logits: Tensor, text: ChatText, *, view: int = 0) -> None:

@@ -12,7 +12,7 @@ from common.shapes_world.media import Item, Look, draw_history, write_missing
 from common.shapes_world.pairs import draw_pair
 from common.shapes_world.scene import SPLITS, Scene, draw_scene
 
-FORMAT = 1  # of the files; raise it when the same settings give other files
+FORMAT = 1  # of clips, pictures and clips.jsonl, which are kept; the tables are written anew by every call
 # Which media each part needs.
 MEDIA = {"chat": "clips", "captions": "clips", "edits": "edits", "pairs": "pairs"}
 Row = dict[str, Any]
@@ -155,6 +155,7 @@ def _chat(look: Look, split: str, index: int) -> list[Row]:
             "videos": [f"clips/{scene.id}.mp4"],
             "type": asked.type,
             "options": asked.options,
+            "choices": asked.choices,
             "novel": asked.novel,
         }
         for asked in sorted(questions(scene, seed=look.seed), key=lambda asked: TYPES.index(asked.type))

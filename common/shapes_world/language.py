@@ -7,8 +7,8 @@ import numpy as np
 from common.shapes_world.scene import AXES, COLOURS, SHAPES, Scene, Thing, generator
 
 TYPES = ("colour", "shape", "count", "direction", "order")
-OPTIONS = {"colour": len(COLOURS), "shape": len(SHAPES), "count": 2, "direction": 2, "order": 2}
 NUMBERS = ("one", "two")
+CLOSED = {"colour": tuple(COLOURS), "shape": SHAPES, "count": NUMBERS}  # answers of the types whose questions name none
 ROWS = ("top", "upper", "lower", "bottom")
 COLUMNS = ("far left", "left", "right", "far right")
 
@@ -32,17 +32,19 @@ class Question:
         question: what is asked.
         answer: the one right answer, word for word.
         novel: whether it concerns an object whose colour and shape never go together in training.
+        choices: the answers that one guesses from who sees the question but not the video.
     """
 
     type: str
     question: str
     answer: str
     novel: bool
+    choices: tuple[str, ...]
 
     @property
     def options(self) -> int:
-        """From how many answers one guesses who sees the question but not the video."""
-        return OPTIONS[self.type]
+        """How many answers there are to choose from."""
+        return len(self.choices)
 
 
 def place(x: float, y: float, *, size: int) -> str:
@@ -88,18 +90,19 @@ def ask(kind: str, scene: Scene, thing: Thing, rng: np.random.Generator) -> Ques
         return _ask_order(scene, rng)
     wording = QUESTIONS[kind][int(rng.integers(2))]
     if kind == "count":
-        return Question(kind, wording, NUMBERS[len(scene.things) - 1], scene.held_out)
+        return Question(kind, wording, NUMBERS[len(scene.things) - 1], scene.held_out, NUMBERS)
     if kind == "direction":
         options = AXES[0] if thing.direction in AXES[0] else AXES[1]
         a, b = (options[i] for i in rng.permutation(2))
-        return Question(kind, wording.format(thing=thing.name, a=a, b=b), thing.direction, thing.held_out)
+        return Question(kind, wording.format(thing=thing.name, a=a, b=b), thing.direction, thing.held_out, (a, b))
     # The question names the other attribute: two things never share one.
     named, answer = (thing.shape, thing.colour) if kind == "colour" else (f"{thing.colour} object", thing.shape)
-    return Question(kind, wording.format(thing=named), answer, thing.held_out)
+    return Question(kind, wording.format(thing=named), answer, thing.held_out, CLOSED[kind])
 
 
 def _ask_order(scene: Scene, rng: np.random.Generator) -> Question:
     event = ("appear", "vanish")[int(rng.integers(2))]
     wording = QUESTIONS[event][int(rng.integers(2))]
     a, b = (scene.things[i].name for i in rng.permutation(2))
-    return Question("order", wording.format(a=a, b=b), f"the {earlier(scene).name}", scene.held_out)
+    answer = f"the {earlier(scene).name}"
+    return Question("order", wording.format(a=a, b=b), answer, scene.held_out, (f"the {a}", f"the {b}"))

@@ -14,9 +14,10 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from common.chat.answers import Asked
+from common.chat.choices import Choices, chat_rows
 from common.chat.decoder import Decoding
 from common.chat.request import Request, Unreadable
-from common.chat.rows import ChatFormat, ChatRows, ChatText, VideoPlace
+from common.chat.rows import ChatFormat, ChatText, VideoPlace
 from common.chat.views import Arrange, arranged, check_view
 from common.data.cache import Cache
 from common.data.conversations import Conversation, load_conversations, resolve_source
@@ -71,6 +72,7 @@ class VideoConversations(Dataset[Row | Unreadable]):
         loss_per: str = "token",
         questions_at_once: int = 1,
         novel: bool | None = None,
+        choices: Choices | None = None,
         request: Mapping[str, Any] | None = None,
     ) -> None:
         """
@@ -92,6 +94,7 @@ class VideoConversations(Dataset[Row | Unreadable]):
             backend: video reader.
             loss_per: "token" or "sample".
             questions_at_once: most questions about one video that share one sequence; see `common.chat.rows`.
+            choices: how the questions of `annotations` with options are put and scored, for a view of the test.
             novel: only rows that ask for what training never shows (true), or only the others (false).
             request: arguments of `common.chat.request.Request`, for the rows of `generate`.
         """
@@ -101,7 +104,8 @@ class VideoConversations(Dataset[Row | Unreadable]):
         self.request = None if request is None else Request(**request)
         own = self.request is not None and self.request.own
         self.media = Path(self.request.media or ".") if self.request is not None and own else Path(media)
-        rows = [] if own else [row for row in load_conversations(Path(annotations)) if novel in (None, row.novel)]
+        load = load_conversations if choices is None else choices.load
+        rows = [] if own else [row for row in load(Path(annotations)) if novel in (None, row.novel)]
         conversations = rows if self.request is None else self.request.conversations(rows)
         if not conversations:
             raise ValueError(f"{annotations} has no rows with novel={novel}")
@@ -116,7 +120,8 @@ class VideoConversations(Dataset[Row | Unreadable]):
         )
         self.frames = self._planned(conversations)
         counts = self._visual_counts(conversations)
-        self.text = ChatRows(conversations, chat_format, counts=counts, asked=self.request is not None)
+        asked = self.request is not None
+        self.text = chat_rows(conversations, chat_format, choices=choices, counts=counts, asked=asked)
         reads_cache = cache is not None and view in ("real", "blind") and not own
         settings = {"image_size": image_size, "resize": resize_mode, "plan": repr(plan)}
         self.cache = Cache(Path(cache), settings=settings) if cache is not None and reads_cache else None

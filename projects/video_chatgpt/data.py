@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from common.chat.answers import Asked
+from common.chat.choices import Choices, chat_rows
 from common.chat.decoder import Decoding
 from common.chat.request import Request, Unreadable
-from common.chat.rows import ChatFormat, ChatRows, ChatText, VideoPlace
+from common.chat.rows import ChatFormat, ChatText, VideoPlace
 from common.chat.views import Arrange, arranged, check_view
 from common.data.cache import Cache
 from common.data.conversations import Conversation, load_conversations, resolve_media
@@ -66,6 +67,7 @@ class VideoChat(Dataset[Row | Unreadable]):
         loss_per: str = "token",
         questions_at_once: int = 1,
         novel: bool | None = None,
+        choices: Choices | None = None,
         request: Mapping[str, Any] | None = None,
     ) -> None:
         """
@@ -85,6 +87,7 @@ class VideoChat(Dataset[Row | Unreadable]):
             backend: video reader.
             loss_per: "token" or "sample".
             questions_at_once: most questions about one video that share one sequence; see `common.chat.rows`.
+            choices: how the questions of `annotations` with options are put and scored, for a view of the test.
             novel: only rows that ask for what training never shows (true), or only the others (false).
             request: arguments of `common.chat.request.Request`: what is to be answered, for the rows of `generate`.
         """
@@ -93,7 +96,7 @@ class VideoChat(Dataset[Row | Unreadable]):
         self.request = None if request is None else Request(**request)
         own = self.request is not None and self.request.own
         self.media = Path(self.request.media or ".") if self.request is not None and own else Path(media)
-        conversations = [] if own else self._rows(Path(annotations), novel)
+        conversations = [] if own else self._rows(Path(annotations), novel, choices)
         if self.request is not None:
             conversations = self.request.conversations(conversations)
         self._refuse_text_only(conversations)
@@ -106,15 +109,16 @@ class VideoChat(Dataset[Row | Unreadable]):
             loss_per=loss_per,
             questions_at_once=questions_at_once,
         )
-        self.text = ChatRows(conversations, chat_format, asked=self.request is not None)
+        self.text = chat_rows(conversations, chat_format, choices=choices, asked=self.request is not None)
         settings = {"temporal": temporal, "image_size": image_size}
         reads_cache = cache is not None and view in ("real", "blind") and not own
         self.cache = Cache(Path(cache), settings=settings) if cache is not None and reads_cache else None
         self._refuse_missing_features()
 
     @staticmethod
-    def _rows(path: Path, novel: bool | None) -> list[Conversation]:
-        rows = [row for row in load_conversations(path) if novel is None or row.novel == novel]
+    def _rows(path: Path, novel: bool | None, choices: Choices | None) -> list[Conversation]:
+        load = load_conversations if choices is None else choices.load
+        rows = [row for row in load(path) if novel is None or row.novel == novel]
         if not rows:
             raise ValueError(f"{path} has no rows with novel={novel}")
         return rows

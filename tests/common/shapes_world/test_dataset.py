@@ -46,7 +46,7 @@ def test_chat_rows_have_the_common_form_and_name_files_that_are_there(whole: Pat
         assert len({row["id"] for row in rows}) == len(rows)
         assert len({row["videos"][0] for row in rows}) == count
         for row in rows:
-            assert set(row) == {"id", "messages", "videos", "type", "options", "novel"}
+            assert set(row) == {"id", "messages", "videos", "type", "options", "choices", "novel"}
             user, assistant = row["messages"]
             assert (user["role"], assistant["role"]) == ("user", "assistant")
             assert user["content"].startswith("<video>")

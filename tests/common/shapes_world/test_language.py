@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from common.shapes_world.language import OPTIONS, TYPES, Question, caption, place, questions
+from common.shapes_world.language import CLOSED, TYPES, Question, caption, place, questions
 from common.shapes_world.scene import AXES, COLOURS, SHAPES, Scene, draw_scene
 
 DRAWN = 4000
@@ -34,7 +34,7 @@ def assert_balanced(counts: Counter[str], options: int, allowance: float = 0.0) 
 def test_answers_of_a_type_are_balanced(kind: str, split: str) -> None:
     # Leaving pairs out of training costs four of six colours one of their four shapes.
     allowance = 0.03 if split == "train" and kind == "colour" else 0.0
-    assert_balanced(Counter(question.answer for _, question in of_type(kind, split)), OPTIONS[kind], allowance)
+    assert_balanced(Counter(question.answer for _, question in of_type(kind, split)), len(CLOSED[kind]), allowance)
 
 
 def test_direction_is_a_coin_toss_whatever_the_axis_and_the_order_of_the_options() -> None:
@@ -75,6 +75,14 @@ def test_answers_are_true_and_the_question_names_one_thing() -> None:
             assert question.answer == thing.shape
         else:
             assert question.answer == ("one", "two")[len(scene.things) - 1]
+
+
+def test_the_right_answer_is_one_of_the_choices_and_the_question_names_those_that_are_not_closed() -> None:
+    for _, question in asked():
+        assert question.choices.count(question.answer) == 1
+        assert len(set(question.choices)) == question.options
+        if question.type not in CLOSED:
+            assert all(choice in question.question for choice in question.choices)
 
 
 def test_novel_rows_concern_held_out_pairs() -> None:
