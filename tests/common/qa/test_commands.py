@@ -76,10 +76,13 @@ def answers_of(questions: Path) -> list[dict[str, str | None]]:
     return lines
 
 
-def replies(path: Path) -> str:
-    rows = [
-        {"aspect": aspect, "id": name, "reply": each} for aspect, said in REPLIES.items() for name, each in said.items()
-    ]
+def recorded(path: Path, said: dict[str, dict[str, str]], *, tries: int) -> str:
+    """Replies by aspect and id. One that is no grade is there `tries` times, so that another try would be an error."""
+    rows: list[dict[str, Any]] = []
+    for aspect, each in said.items():
+        for name, reply in each.items():
+            row = {"aspect": aspect, "id": name, "reply": reply}
+            rows += [row] if "{" in reply else [row | {"attempt": attempt + 1} for attempt in range(tries)]
     write(path, rows)
     return f"task.judge.path='{path}'"
 
@@ -114,7 +117,7 @@ def test_the_five_aspects_come_to_known_scores(
     for video in ("v_0", "v_1", "v_2"):
         (tmp_path / "videos").mkdir(exist_ok=True)
         (tmp_path / "videos" / f"{video}.mp4").touch()
-    words = [predictions, "judge@task.judge=recorded", replies(tmp_path / "said.jsonl")]
+    words = [predictions, "judge@task.judge=recorded", recorded(tmp_path / "said.jsonl", REPLIES, tries=3)]
     headline = run("judge", *words, f"task.rounding={rounding}", f"task.media='{tmp_path}/videos'")
     expected = TRUNCATED if rounding == "truncate" else EXACT
     assert {aspect: headline[aspect] for aspect in expected} == pytest.approx(expected)
@@ -194,8 +197,10 @@ def test_a_zero_shot_set_comes_to_its_known_accuracy(
         record(row, pred=None if row.id == "q_5" else str(row.turns[0].assistant), error="cut off")
         for row in load_conversations(folder / "questions.json")
     ]
-    write(tmp_path / "said.jsonl", [{"aspect": "answer", "id": name, "reply": said} for name, said in SAID.items()])
-    words = [shards(tmp_path / "shards", rows, count), f"task.judge.path='{tmp_path}/said.jsonl'"]
+    words = [
+        shards(tmp_path / "shards", rows, count),
+        recorded(tmp_path / "said.jsonl", {"answer": SAID}, tries=2),
+    ]
     headline = run("judge", named, *words, "judge@task.judge=recorded", f"task.rounding={rounding}", "task.tries=2")
     result = json.loads((tmp_path / "outputs" / "judge" / "msvd_qa" / "result.json").read_text())
     answer = result["aspects"]["answer"]
@@ -240,8 +245,8 @@ def test_from_published_files_to_the_table_by_the_commands(processes: int, shape
     ]
     write(tmp_path / "said.jsonl", said)
     predictions = f"task.predictions=[{','.join(map(str, written))}]"
-    recorded = ["judge@task.judge=recorded", f"task.judge.path={tmp_path}/said.jsonl"]
-    shown = command("prepare", "task=judge", *only, *where, *recorded, predictions, f"task.media={media}")
+    by = ["judge@task.judge=recorded", f"task.judge.path={tmp_path}/said.jsonl"]
+    shown = command("prepare", "task=judge", *only, *where, *by, predictions, f"task.media={media}")
     result = json.loads((tmp_path / "outputs" / "judge" / "vcgbench" / "result.json").read_text())
     counts = result["counts"]
     assert (counts["answered"], counts["failed"], counts["unanswered"]) == (3, 2, 0)
