@@ -141,8 +141,9 @@ class FullySharded(ModelParallelStrategy):
 
     def _release(self) -> None:
         self._gathered = False
+        root: Any = self.lightning_module
         for unit in self._units():
-            unit.set_reshard_after_forward(unit is not self.lightning_module, recurse=False)
+            unit.set_reshard_after_forward(unit is not root, recurse=False)
             unit.reshard()
 
     def _units(self) -> Iterator[FSDPModule]:
@@ -172,9 +173,9 @@ class FullySharded(ModelParallelStrategy):
     def _whole(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         content = {}
         for name, value in tensors.items():
-            full = value.detach().full_tensor() if isinstance(value, DTensor) else value
+            full = value.full_tensor() if isinstance(value, DTensor) else value
             if self.is_global_zero:  # the others only help to gather
-                content[name] = full.cpu() if isinstance(full, Tensor) else full
+                content[name] = full.detach().cpu() if isinstance(full, Tensor) else full
         return content
 
     @property
