@@ -10,6 +10,7 @@ import pytest
 
 from common.callbacks.stopping import EXIT_STOPPED
 from common.checkpoint import committed, locate
+from common.config import CONF
 from common.loggers import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -25,6 +26,11 @@ SMALL = [
     "callbacks.metrics_log.every=1",
     "hydra.job.name=train",
 ]
+
+
+DEFAULT = "video_chatgpt_tiny"
+OTHERS = sorted(path.stem for path in (CONF / "experiment").glob("*_tiny.yaml") if path.stem != DEFAULT)
+METHODS = [DEFAULT, *(pytest.param(name, marks=pytest.mark.nightly) for name in OTHERS)]
 
 
 def train(folder: Path, *overrides: str, fault: str = "none:0", ids: Path | None = None) -> int:
@@ -45,19 +51,16 @@ def losses(folder: Path) -> dict[str, dict[int, float]]:
     return {name: values for name, values in table.items() if name.endswith("loss") or name.startswith("lr/")}
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    root = tmp_path_factory.mktemp("data")
-    tasks = (["task=shapes", "task.clips={train:30,val:6,test:6}"], ["task=clip_features_tiny"])
-    for task in tasks:
-        subprocess.run([sys.executable, "-m", "launchers.prepare", *task, f"paths.data={root}"], check=True)
-    return f"paths.data={root}"
+@pytest.fixture(scope="module", params=METHODS)
+def method(request: pytest.FixtureRequest, shapes: Path) -> list[str]:
+    """Overrides that choose a tiny method and its data."""
+    return [f"experiment={request.param}", f"paths.data={shapes}", "prepare=[]"]
 
 
 @pytest.fixture(scope="module")
-def whole(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(method: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    assert train(folder, data, "prepare=[]", ids=folder / "ids") == 0
+    assert train(folder, *method, ids=folder / "ids") == 0
     return folder
 
 
@@ -71,28 +74,28 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-def test_killed_and_resumed_is_bit_equal(fault: str, data: str, whole: Path, tmp_path: Path) -> None:
-    assert train(tmp_path, data, "prepare=[]", fault=fault) == -signal.SIGKILL
-    assert train(tmp_path, data, "prepare=[]", "ckpt=last") == 0
-    assert len(list((tmp_path / "video_chatgpt_tiny").iterdir())) == 1  # the same run folder
+def test_killed_and_resumed_is_bit_equal(fault: str, method: list[str], whole: Path, tmp_path: Path) -> None:
+    assert train(tmp_path, *method, fault=fault) == -signal.SIGKILL
+    assert train(tmp_path, *method, "ckpt=last") == 0
+    assert len(list(tmp_path.glob("*/*/checkpoints"))) == 1  # the same run folder
     assert losses(tmp_path) == losses(whole)
     last, other = (committed(run_of(folder) / "checkpoints")[-1] for folder in (tmp_path, whole))
     assert last.name == other.name == "step_0000010.ckpt"
 
 
-def test_sigterm_saves_at_the_next_step_and_stops(data: str, whole: Path, tmp_path: Path) -> None:
-    assert train(tmp_path, data, "prepare=[]", fault="term:17") == EXIT_STOPPED  # in step 5
+def test_sigterm_saves_at_the_next_step_and_stops(method: list[str], whole: Path, tmp_path: Path) -> None:
+    assert train(tmp_path, *method, fault="term:17") == EXIT_STOPPED  # in step 5
     assert committed(run_of(tmp_path) / "checkpoints")[-1].name == "step_0000005.ckpt"
-    assert train(tmp_path, data, "prepare=[]", "ckpt=last") == 0
+    assert train(tmp_path, *method, "ckpt=last") == 0
     assert losses(tmp_path) == losses(whole)
 
 
-def test_processes_may_change_on_the_way(data: str, whole: Path, tmp_path: Path) -> None:
+def test_processes_may_change_on_the_way(method: list[str], whole: Path, tmp_path: Path) -> None:
     two = ["trainer.devices=2", "trainer.strategy=ddp", "batch.micro=1"]
     ids = tmp_path / "ids"
-    assert train(tmp_path, data, "prepare=[]", fault="micro:13", ids=ids) == -signal.SIGKILL  # after step 3
-    assert train(tmp_path, data, "prepare=[]", "ckpt=last", *two, fault="micro:17", ids=ids) != 0  # to step 6
-    assert train(tmp_path, data, "prepare=[]", "ckpt=last", ids=ids) == 0
+    assert train(tmp_path, *method, fault="micro:13", ids=ids) == -signal.SIGKILL  # after step 3
+    assert train(tmp_path, *method, "ckpt=last", *two, fault="micro:17", ids=ids) != 0  # to step 6
+    assert train(tmp_path, *method, "ckpt=last", ids=ids) == 0
     ours, reference = losses(tmp_path), losses(whole)
     assert ours.keys() == reference.keys()
     for name, values in reference.items():
@@ -112,8 +115,8 @@ def rows_by_step(ids: Path) -> dict[int, set[int]]:
     return steps
 
 
-def test_another_experiment_is_refused(data: str, whole: Path) -> None:
-    with pytest.raises(AssertionError, match=r"model\.lr was 0\.003, is 0\.1"):
-        train(whole, data, "prepare=[]", "ckpt=last", "model.lr=0.1")
+def test_another_experiment_is_refused(method: list[str], whole: Path) -> None:
+    with pytest.raises(AssertionError, match=r"model\.weight_decay was 0\.0, is 0\.1"):
+        train(whole, *method, "ckpt=last", "model.weight_decay=0.1")
     with pytest.raises(AssertionError, match="seed was 0, is 1"):
-        train(whole, data, "prepare=[]", "ckpt=last", "seed=1")
+        train(whole, *method, "ckpt=last", "seed=1")

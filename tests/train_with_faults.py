@@ -12,12 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
+from lightning import Callback, LightningModule, Trainer
 
 from common import checkpoint
 from launchers import train
 from launchers.command import run
-from projects.video_chatgpt.module import VideoChatGPT
 
 KIND, _, COUNT = os.environ.get("FAULT", "none:0").partition(":")
 IDS_LOG = os.environ.get("IDS_LOG")
@@ -42,11 +41,6 @@ def around(function: Callable[..., Any], *, after: Callable[..., None]) -> Calla
     return wrapped
 
 
-def log_ids(module: VideoChatGPT, batch: Any, batch_idx: int) -> None:
-    with open(f"{IDS_LOG}.{module.global_rank}", "a") as file:
-        file.write(f"{module.global_step} {' '.join(str(row) for row in batch.rows.tolist())}\n")
-
-
 def half_written(trainer: Trainer, filepath: Path, *args: Any, **kwargs: Any) -> None:
     if due():
         size = os.path.getsize(filepath)
@@ -61,23 +55,37 @@ def uncommitted(temporary: Path, final: Path, manifest: checkpoint.Manifest) -> 
     commit(temporary, final, manifest)
 
 
+class Faults(Callback):
+    """Sits in the trainer of any method."""
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if IDS_LOG:
+            with open(f"{IDS_LOG}.{module.global_rank}", "a") as file:
+                file.write(f"{module.global_step} {' '.join(str(row) for row in rows_of(batch))}\n")
+
+    def on_after_backward(self, trainer: Trainer, module: LightningModule) -> None:
+        if KIND == "micro" and due():
+            die()
+        if KIND == "term" and due():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        if KIND == "validation" and due():
+            die()
+
+
+def rows_of(batch: Any) -> list[int]:
+    """Rows of a micro-batch in their data set."""
+    rows = batch.text.conversations if hasattr(batch, "text") else batch.rows
+    return list(map(int, rows))
+
+
 commit = checkpoint.commit
-if KIND == "micro":
-    VideoChatGPT.on_after_backward = lambda module: die() if due() else None  # type: ignore[method-assign]
-if KIND == "term":
-    VideoChatGPT.on_after_backward = (  # type: ignore[method-assign]
-        lambda module: os.kill(os.getpid(), signal.SIGTERM) if due() else None
-    )
-if KIND == "validation":
-    VideoChatGPT.validation_step = around(  # type: ignore[method-assign]
-        VideoChatGPT.validation_step, after=lambda *_: die() if due() else None
-    )
+LightningModule.configure_callbacks = lambda module: [Faults()]  # type: ignore[method-assign]
 if KIND == "write":
     Trainer.save_checkpoint = around(Trainer.save_checkpoint, after=half_written)  # type: ignore[method-assign]
 if KIND == "commit":
     checkpoint.commit = uncommitted
-if IDS_LOG:
-    VideoChatGPT.training_step = around(VideoChatGPT.training_step, after=log_ids)  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     run(train.main, config_name="config")

@@ -199,6 +199,11 @@ class VideoConversations(Dataset[Row | Unreadable]):
             arrange=arranged(self.view, name),
         )
 
+    def shown(self, number: int) -> Tensor | None:
+        """Frames of a row as the model sees them, uint8 (T, C, H, W); None where it has no video."""
+        row = self.text.first(number)
+        return None if row.video is None else self.pixels(row)
+
     # What the order asks for
 
     @property

@@ -16,16 +16,19 @@ from transformers import PreTrainedModel
 from common.chat.answers import Asked, Line, answer_lines, answer_texts
 from common.chat.decoder import target_logits
 from common.chat.loss import global_mean, token_losses
-from common.chat.request import Unreadable, question
+from common.chat.request import Unreadable, question, record
+from common.chat.samples import as_questions
 from common.chat.scoring import Scoring
 from common.data.conversations import Turn
 from common.data.module import StreamData
+from common.export import Layout
 from common.metrics.interval import Estimate
 from common.optim import parameter_groups, trainable_table
 from common.types import Build, Pick
 from common.video.decode import VideoReadError
 from projects.llava_video.data import LlavaBatch, Row, VideoConversations
 from projects.llava_video.families import PARTS, Family, module_of, part_of, unused_vision
+from projects.llava_video.layouts import LAYOUTS
 from projects.llava_video.model import VisionLanguageModel
 
 log = logging.getLogger(__name__)
@@ -82,6 +85,11 @@ class LlavaVideo(LightningModule):
         self.loss_per, self.max_new_tokens = loss_per, max_new_tokens
         self.scoring = Scoring()
         self._watched: tuple[str, Row | None] = ("", None)  # the video of a talk and its frames
+
+    @staticmethod
+    def layouts() -> Mapping[str, Layout]:
+        """Forms that `launchers.export` can write beside `trained`."""
+        return LAYOUTS
 
     def _check_parts(self) -> None:
         for key, parts in (("train", self.train_whole), ("adapters", self.adapters), ("lr", self.lr)):
@@ -198,6 +206,12 @@ class LlavaVideo(LightningModule):
         """What the model says after the last question of each conversation of `rows` that is in the batch."""
         decoding = rows.decoding(self.max_new_tokens)
         return answer_texts(self.model.vlm, self.embeddings(batch), batch.text, rows.text, decoding=decoding)
+
+    def answer_rows(self, rows: VideoConversations, numbers: Sequence[int]) -> list[Line]:
+        """Answers to rows of a data set, for `common.callbacks.answers`."""
+        asked, batch = as_questions(rows, numbers)
+        preds = self.answers(move_data_to_device(batch, self.device), asked)
+        return [record(row, pred=pred) for row, pred in zip(asked.text.conversations, preds, strict=True)]
 
     def reply(self, rows: VideoConversations, video: str, turns: Sequence[Turn]) -> str:
         """The answer to the last turn of a talk; the frames of the video are kept for the next one."""
