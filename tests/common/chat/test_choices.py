@@ -287,3 +287,22 @@ def test_a_few_steps_of_training_make_the_trained_answer_the_choice(scored: Any)
     after = score(learner, data, micro=9).compute()
     assert after[0] < before[0]
     assert after[1]["overall"].value == 1.0
+
+
+def test_every_letter_is_one_token_of_its_own_to_a_real_tokenizer(media: Path) -> None:
+    extra = ["<vid_patch>", "<vid_start>", "<vid_end>"]
+    chat_format = ChatFormat(
+        tokenizer=load_tokenizer(path=str(media / "tokenizers" / "llama"), extra_tokens=extra, legacy=True),
+        template=vicuna_v1(prompt="inference"),
+        visual=VisualTokens(count=5),
+        video_place="last",
+        max_tokens=1000,
+        questions_at_once=26,
+    )
+    asked = replace(questions()[0], choices=tuple(f"Option {number}." for number in range(26)))
+    for reply, tokens in (("{letter}", 2), ("Best option:({letter})", 6)):
+        choices = Choices(scored="letter", reply=reply, line="({letter}) {option}")
+        data = chat_rows(choices.options(asked, 0), chat_format, choices=choices)
+        assert len(data) == 1
+        assert {int(encoded.learned.sum()) for encoded in data.encoded} == {tokens}
+        assert len({encoded.ids[-3:].tobytes() for encoded in data.encoded}) == 26
