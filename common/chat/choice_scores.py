@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from common.chat.choices import ChoiceRows
+from common.chat.choice_rows import ChoiceRows
 from common.chat.loss import per_sample, token_losses
 from common.chat.rows import ChatRows, ChatText, kind_of
 from common.chat.scores import AnswerScores

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from common.chat.answers import Asked
-from common.chat.choices import Choices, chat_rows
+from common.chat.choice_rows import chat_rows
+from common.chat.choices import Choices
 from common.chat.decoder import Decoding
 from common.chat.request import Request, Unreadable
 from common.chat.rows import ChatFormat, ChatText, VideoPlace

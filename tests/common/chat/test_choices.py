@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from common.chat.choice_rows import ChoiceRows, chat_rows
 from common.chat.choice_scores import ChoiceScores, new_scores
-from common.chat.choices import ChoiceRows, Choices, chat_rows
+from common.chat.choices import Choices
 from common.chat.decoder import target_logits
 from common.chat.loss import token_losses
 from common.chat.rows import ChatFormat, ChatRows
