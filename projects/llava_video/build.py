@@ -99,13 +99,20 @@ def _four_bits() -> BitsAndBytesConfig:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["vision_tower", "multi_modal_projector", "lm_head"],
+        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
     )
 
 
 def _use_liger(model: PreTrainedModel) -> None:
     try:
-        from liger_kernel.transformers import _apply_liger_kernel_to_instance  # type: ignore[import-not-found]
+        from liger_kernel.transformers import monkey_patch as liger  # type: ignore[import-not-found]
     except ImportError as error:
         raise ValueError("model.model.liger=true needs liger-kernel: pip install -e '.[liger]'") from error
-    _apply_liger_kernel_to_instance(model=model.get_decoder())
+    decoder = model.get_decoder()
+    if decoder.config.model_type not in liger.MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise ValueError(
+            f"model.model.liger=true: there are no such kernels for {decoder.config.model_type}; leave it out"
+        )
+    # The loss stays ours, at the targets alone: the fused one would take the place of the decoder's forward pass.
+    settings = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+    liger._apply_liger_kernel_to_instance(model=decoder, **settings)
