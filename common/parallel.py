@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
@@ -111,6 +111,12 @@ class FullySharded(ModelParallelStrategy):
             process_group_backend=process_group_backend,
         )
         self._gathered = False
+
+    def setup(self, trainer: Trainer) -> None:
+        if not isinstance(self.lightning_module, FSDPModule):  # each rank would train for itself
+            name = type(self.lightning_module).__name__
+            raise ValueError(f"{name} does not split itself (common.parallel.shard in configure_model); use ddp")
+        super().setup(trainer)
 
     # Evaluation
 

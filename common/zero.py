@@ -8,7 +8,7 @@ in the document are there to be shown.
 import importlib.util
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,25 +72,36 @@ def run_values(trainer: Trainer) -> dict[str, Any]:
 
 
 def optimizer_values(optimizer: Optimizer) -> dict[str, Any]:
-    """Type and settings of an optimizer; one value, or one for each group by its name where they differ."""
+    """Type and settings of an optimizer, the learning rate before its schedule."""
     groups = optimizer.param_groups
-    found = {}
-    for key in ("lr", "betas", "eps", "weight_decay"):
-        each = {str(group.get("name", number)): group.get(key) for number, group in enumerate(groups)}
-        found[f"optimizer.params.{key}"] = each if len(set(each.values())) > 1 else groups[0].get(key)
-    return {"optimizer.type": type(optimizer).__name__, **found}
+    rates = [group.get("initial_lr", group["lr"]) for group in groups]
+    settings = {key: [group.get(key) for group in groups] for key in ("betas", "eps", "weight_decay")}
+    shown = {f"optimizer.params.{key}": _by_group(groups, each) for key, each in {"lr": rates, **settings}.items()}
+    return {"optimizer.type": type(optimizer).__name__, **shown}
 
 
 def schedule_values(schedule: LambdaLR, *, steps: int) -> dict[str, Any]:
     """A schedule as DeepSpeed describes one: its name, the ends of its warm-up, and the steps of the run."""
+    groups = schedule.optimizer.param_groups
     factors = [schedule.lr_lambdas[0](step) for step in range(steps + 1)]
-    highest = max(factors)
+    ends = {"warmup_min_lr": factors[0], "warmup_max_lr": max(factors)}
     return {
         "scheduler.type": schedule.lr_lambdas[0].__qualname__.partition(".")[0],
-        "scheduler.params.warmup_min_lr": [rate * factors[0] for rate in schedule.base_lrs],
-        "scheduler.params.warmup_max_lr": [rate * highest for rate in schedule.base_lrs],
-        "scheduler.params.warmup_num_steps": factors.index(highest),
+        **{
+            f"scheduler.params.{key}": _by_group(groups, [rate * factor for rate in schedule.base_lrs])
+            for key, factor in ends.items()
+        },
+        "scheduler.params.warmup_num_steps": factors.index(max(factors)),
         "scheduler.params.total_num_steps": steps,
+    }
+
+
+def _by_group(groups: Sequence[Mapping[str, Any]], values: Sequence[Any]) -> Any:
+    """One value where all groups have it, otherwise that of each group by its name."""
+    if all(value == values[0] for value in values):
+        return values[0]
+    return {
+        str(group.get("name", number)): value for number, (group, value) in enumerate(zip(groups, values, strict=True))
     }
 
 

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from common.callbacks.stopping import EXIT_STOPPED
-from common.checkpoint import committed, locate
+from common.checkpoint import committed, load_file, locate
 from common.config import CONF
 from common.loggers import read_metrics
+from tests.test_parallel import WAYS, needs_deepspeed
 
 pytestmark = pytest.mark.slow
 
@@ -90,8 +92,9 @@ def test_sigterm_saves_at_the_next_step_and_stops(method: list[str], whole: Path
     assert losses(tmp_path) == losses(whole)
 
 
-def test_processes_may_change_on_the_way(method: list[str], whole: Path, tmp_path: Path) -> None:
-    two = ["trainer.devices=2", "trainer.strategy=ddp", "batch.micro=1"]
+@pytest.mark.parametrize("way", ["ddp", "fsdp", pytest.param("zero2", marks=needs_deepspeed)])
+def test_processes_may_change_on_the_way(way: str, method: list[str], whole: Path, tmp_path: Path) -> None:
+    two = WAYS[way]
     ids = tmp_path / "ids"
     assert train(tmp_path, *method, fault="micro:13", ids=ids) == -signal.SIGKILL  # after step 3
     assert train(tmp_path, *method, "ckpt=last", *two, fault="micro:17", ids=ids) != 0  # to step 6
@@ -103,6 +106,10 @@ def test_processes_may_change_on_the_way(method: list[str], whole: Path, tmp_pat
         for step, value in values.items():
             assert ours[name][step] == pytest.approx(value, rel=2e-5, abs=1e-6), (name, step)
     assert rows_by_step(ids) == rows_by_step(whole / "ids")
+    weights, others = (load_file(locate("last", each))["state_dict"] for each in (tmp_path, whole))
+    assert weights.keys() == others.keys()
+    for name, value in others.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=2e-5, msg=name)
 
 
 def rows_by_step(ids: Path) -> dict[int, set[int]]:

@@ -1,0 +1,166 @@
+"""Two processes give what one gives: losses, weights and optimizer state, however the work is split."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.checkpoint import committed, load_file, locate
+from common.loggers import read_metrics
+
+pytestmark = pytest.mark.slow
+
+# Four rows of a step on each of two processes or eight on one, clipped at every step.
+SMALL = [
+    "steps=5",
+    "validate_every=3",
+    "batch.global=8",
+    "batch.eval=3",
+    "trainer.gradient_clip_val=0.1",
+    "callbacks.checkpointing.every=4",
+    "callbacks.metrics_log.every=1",
+    "prepare=[]",
+]
+TWO = [
+    "hw=cpu",
+    "trainer.accelerator=cpu",
+    "trainer.devices=2",
+    "trainer.precision=32-true",
+    "data.num_workers=0",
+    "data.pin_memory=false",
+    "batch.micro=1",
+]
+NO_DEEPSPEED = importlib.util.find_spec("deepspeed") is None
+needs_deepspeed = pytest.mark.skipif(NO_DEEPSPEED, reason="deepspeed is not installed (pip install -e '.[deepspeed]')")
+ONE = ["batch.micro=2"]
+WAYS = {
+    "ddp": ["hardware=cpu", *TWO, "trainer.strategy=ddp"],
+    "fsdp": ["hardware=a100x8_fsdp", *TWO],
+    "zero2": ["hardware=a100x8_zero2", *TWO],
+}
+EXPERIMENTS = ["video_chatgpt_tiny", "video_chatgpt_tiny_projector", "video_chatgpt_lora_tiny"]
+
+# Answers are put together under autocast, which on the CPU refuses the float16 of cached features.
+BF16 = ["trainer.precision=bf16-mixed", "callbacks=default"]
+
+Train = Callable[..., Path]
+
+
+def launch(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "launchers.train", *SMALL, *overrides, f"paths.outputs='{folder}'"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def train(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Trains on 7 validation questions, of which one process of two gets a batch more; each run once."""
+    done: dict[tuple[str, ...], Path] = {}
+    rows = json.loads((shapes / "shapes" / "chat" / "val.json").read_text())[:7]
+    uneven = shapes / "shapes" / "chat" / "uneven.json"
+    uneven.write_text(json.dumps(rows))
+
+    def run(*overrides: str) -> Path:
+        if overrides not in done:
+            folder = tmp_path_factory.mktemp("run")
+            ended = launch(folder, f"paths.data='{shapes}'", f"data.val.annotations='{uneven}'", *overrides)
+            assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-6000:]
+            done[overrides] = locate("last", folder).parents[1]
+            (done[overrides] / "output").write_text(ended.stdout + ended.stderr)
+        return done[overrides]
+
+    return run
+
+
+def losses(run: Path) -> dict[tuple[str, int], float]:
+    table = read_metrics(run / "metrics.csv")
+    return {(name, step): value for name in ("train/loss", "val/loss") for step, value in table[name].items()}
+
+
+def last(run: Path) -> dict[str, Any]:
+    return load_file(committed(run / "checkpoints")[-1])
+
+
+def assert_same_run(ours: Path, reference: Path) -> None:
+    assert losses(ours) == pytest.approx(losses(reference), rel=2e-5, abs=1e-6)
+    mine, theirs = last(ours), last(reference)
+    assert mine["global_step"] == 5
+    assert list(mine["state_dict"]) == list(theirs["state_dict"])
+    for name, value in theirs["state_dict"].items():
+        torch.testing.assert_close(mine["state_dict"][name], value, rtol=1e-4, atol=2e-5, msg=name)
+    (state,), (expected,) = mine["optimizer_states"], theirs["optimizer_states"]
+    assert [group["params"] for group in state["param_groups"]] == [g["params"] for g in expected["param_groups"]]
+    assert state["state"].keys() == expected["state"].keys()
+    for number, content in expected["state"].items():
+        assert state["state"][number].keys() == content.keys()
+        for name, value in content.items():  # the moments are linear in the clipped gradients
+            close = {"rtol": 1e-3, "atol": 1e-4 * float(value.abs().max())}
+            torch.testing.assert_close(state["state"][number][name], value, **close, msg=f"{number} {name}")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("way", ["ddp", "fsdp", pytest.param("zero2", marks=needs_deepspeed)])
+def test_two_processes_are_one(way: str, experiment: str, train: Train) -> None:
+    chosen = f"experiment={experiment}"
+    assert_same_run(train(chosen, *WAYS[way]), train(chosen, *ONE))
+
+
+@pytest.mark.parametrize("experiment", ["video_chatgpt_tiny_projector", "video_chatgpt_lora_tiny"])
+def test_frozen_bfloat16_beside_trained_float32(experiment: str, train: Train) -> None:
+    mixed = [f"experiment={experiment}", "model.language_model.dtype=bfloat16"]
+    ours = train(*mixed, *WAYS["fsdp"], *BF16, "model.language_model.checkpoint_fraction=1.0")
+    reference = train(*mixed, *ONE, *BF16)
+    assert losses(ours) == pytest.approx(losses(reference), rel=0.02)
+    assert {value.dtype for value in last(ours)["state_dict"].values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("way", ["fsdp", pytest.param("zero2", marks=needs_deepspeed)])
+def test_masters_are_float32_while_products_are_bfloat16(way: str, train: Train) -> None:
+    mixed = ["experiment=video_chatgpt_tiny"]
+    ours = train(*mixed, *WAYS[way], *BF16)
+    reference = train(*mixed, *ONE, *BF16)
+    assert losses(ours) == pytest.approx(losses(reference), rel=0.03)
+    values = last(ours)["state_dict"].values()
+    assert {value.dtype for value in values} == {torch.float32}
+    assert any(not torch.equal(value, value.bfloat16().float()) for value in values)
+
+
+def test_the_start_from_another_run_is_split_too(train: Train) -> None:
+    init = f"init={committed(train('experiment=video_chatgpt_tiny', *ONE) / 'checkpoints')[-1]}"
+    chosen = ["experiment=video_chatgpt_tiny", init]
+    assert_same_run(train(*chosen, *WAYS["fsdp"]), train(*chosen, *ONE))
+
+
+def test_a_precision_that_fsdp_does_not_have_is_named(shapes: Path, tmp_path: Path) -> None:
+    ended = launch(tmp_path, f"paths.data='{shapes}'", *WAYS["fsdp"], "trainer.precision=bf16-true")
+    assert ended.returncode != 0
+    assert "trainer.precision=bf16-true with FSDP; choose one of 32-true, bf16-mixed" in ended.stdout + ended.stderr
+
+
+@needs_deepspeed
+def test_deepspeed_shows_every_auto_with_its_value(train: Train) -> None:
+    output = (train("experiment=video_chatgpt_tiny", *WAYS["zero2"]) / "output").read_text()
+    text = output.partition("every auto from the run:\n")[2]
+    shown, _ = json.JSONDecoder().raw_decode(text)
+    assert '"auto"' not in json.dumps(shown)
+    assert shown["train_batch_size"] == 8
+    assert shown["gradient_accumulation_steps"] == 4
+    assert shown["train_micro_batch_size_per_gpu"] == 1
+    assert shown["gradient_clipping"] == 0.1
+    assert shown["optimizer"]["params"]["lr"]["projector"] == 3e-3
+    assert shown["optimizer"]["params"]["lr"]["language_model"] == 1e-3
+    assert shown["scheduler"]["params"]["total_num_steps"] == 5
+
+
+@pytest.mark.skipif(not NO_DEEPSPEED, reason="deepspeed is installed")
+def test_without_deepspeed_the_message_says_how_to_get_it(shapes: Path, tmp_path: Path) -> None:
+    ended = launch(tmp_path, f"paths.data='{shapes}'", *WAYS["zero2"])
+    assert ended.returncode != 0
+    assert "pip install -e '.[deepspeed]'" in ended.stdout + ended.stderr
