@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ RECIPE = {
     "seed": "seed",
     "started from": "init",
 }
-# Ends of the keys of the model that belong to the recipe.
+# Keys of the model that belong to the recipe, by their ends and their beginnings.
 MODEL_RECIPE = ("lr", "weight_decay")
+MODEL_RECIPES = tuple(f"model.{part}" for part in ("optimizer.", "schedule.", "lr.", "train.", "adapter"))
+MAX_PARTS = 8  # rows of the table of what was trained
 
 
 @dataclass(frozen=True)
@@ -117,16 +120,20 @@ def portable(text: str) -> str:
 
 
 def _trained(shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, ...]]:
-    """Rows by the first two parts of the names, such as model.projector."""
+    """Rows by the first parts of the names of modules, such as model.projector: as many as still make a short table."""
+    depths = (4, 3, 2)
+    depth = next((each for each in depths if len({_part(name, each) for name in shapes}) <= MAX_PARTS), depths[-1])
     parts: dict[str, list[int]] = {}
     for name, shape in shapes.items():
-        count = 1
-        for length in shape:
-            count *= length
-        parts.setdefault(".".join(name.split(".")[:2]), []).append(count)
+        parts.setdefault(_part(name, depth), []).append(prod(shape))
     for part, counts in parts.items():
         yield f"`{part}`", f"{len(counts):,}", f"{sum(counts):,}"
     yield "all", f"{len(shapes):,}", f"{sum(sum(counts) for counts in parts.values()):,}"
+
+
+def _part(name: str, depth: int) -> str:
+    module = name.split(".")[:-1]
+    return ".".join(module[:depth]) if len(module) > 1 else name
 
 
 def _recipe(config: Mapping[str, Any], manifest: Manifest) -> Iterator[tuple[str, ...]]:
@@ -138,7 +145,7 @@ def _recipe(config: Mapping[str, Any], manifest: Manifest) -> Iterator[tuple[str
             yield row, portable(str(flat[key]))
     for key, value in flat.items():
         end = key.rpartition(".")[2]
-        wanted = end in MODEL_RECIPE or end.endswith("_lr") or key.startswith(("model.optimizer.", "model.schedule."))
+        wanted = end in MODEL_RECIPE or end.endswith("_lr") or key.startswith(MODEL_RECIPES)
         if key.startswith("model.") and wanted and value is not None and end != "_partial_":
             yield f"`{key.removesuffix('._target_')}`", portable(str(value))
 
@@ -146,10 +153,18 @@ def _recipe(config: Mapping[str, Any], manifest: Manifest) -> Iterator[tuple[str
 def _data(config: Mapping[str, Any]) -> list[str]:
     """The settings of the training rows as they were configured; none for a run that did not train."""
     rows = config.get("data", {}).get("train", {})
-    plain = {key: value for key, value in rows.items() if not isinstance(value, dict) and key != "_partial_"}
+    plain = _without_partial({key: value for key, value in rows.items() if key != "request"})
     if not plain:
         return []
     return [f"## Data\n\n```yaml\n{portable(yaml.safe_dump(plain, sort_keys=False)).strip()}\n```"]
+
+
+def _without_partial(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_partial(value) if isinstance(value, Mapping) else value
+        for key, value in tree.items()
+        if key != "_partial_"
+    }
 
 
 def _metrics(manifest: Manifest) -> str:

@@ -25,6 +25,7 @@ from common.weights.shards import MAX_SHARD_BYTES
 from common.weights.verified import refuse_difference
 
 TRAINED = "trained"
+DTYPES = ("bfloat16", "float16", "float32")
 TRAINED_FILE = "trained.safetensors"
 TRAINED_CARD = Card(
     form="`trained.safetensors` holds what training changed, by the names of the module that `config.yaml` describes. "
@@ -63,6 +64,7 @@ class Request:
 
     base: str | None = None  # base weights where they are not the run's any more: a folder, or a fetched Hub id
     max_shard_bytes: int = MAX_SHARD_BYTES
+    dtype: str | None = None  # of the weights, by its name in torch; None keeps that of the base
     license: str | None = None  # of the result, by its name on the Hub; the card says nothing where it is not known
 
 
@@ -74,11 +76,13 @@ class Layout:
         write: fills a folder from the run, reads back what it wrote, and returns a few figures.
         card: what the model card says of this form.
         reads: identity of what `write` reads beside the checkpoint, as JSON.
+        dtypes: whether the user may choose the dtype.
     """
 
     write: Callable[[TrainedRun, Path, Request], Mapping[str, Any]]
     card: Card
     reads: Callable[[TrainedRun, Request], Mapping[str, Any]] = lambda run, request: {}
+    dtypes: bool = False
 
 
 def read_run(checkpoint: Path) -> TrainedRun:
@@ -140,11 +144,13 @@ def export(run: TrainedRun, target: Path, *, name: str, layout: Layout, request:
         ValueError: `target` holds something else, or the layout has no place for what was trained.
         OSError: what was written does not read back equal.
     """
+    _check_dtype(request.dtype, name, layout)
     source = {
         "checkpoint": digest(run.checkpoint),
         "layout": name,
         "license": request.license,
         "max_shard_bytes": request.max_shard_bytes,
+        **({} if request.dtype is None else {"dtype": request.dtype}),
         **layout.reads(run, request),
     }
 
@@ -163,6 +169,13 @@ def export(run: TrainedRun, target: Path, *, name: str, layout: Layout, request:
         return figures
 
     return make_folder(target, source=source, make=make)
+
+
+def _check_dtype(dtype: str | None, name: str, layout: Layout) -> None:
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"export.dtype={dtype}: {', '.join(DTYPES)}, or null for that of the base")
+    if dtype is not None and not layout.dtypes:
+        raise ConfigError(f"export.dtype={dtype}: the layout {name} has its own dtype; leave export.dtype out")
 
 
 def write_trained(run: TrainedRun, folder: Path, request: Request) -> dict[str, Any]:

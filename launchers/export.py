@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
     layouts = layouts_of(resolve_target(trained.config["model"]["_target_"], "model"))
     layout = choose(wanted["layout"], layouts)
     folder = Path(wanted["target"])
-    request = Request(base=wanted["base"], max_shard_bytes=wanted["max_shard_bytes"], license=wanted["license"])
+    request = Request(**{name: wanted[name] for name in ("base", "max_shard_bytes", "dtype", "license")})
     figures = export(trained, folder, name=wanted["layout"], layout=layout, request=request)
     log.info("wrote %s: %s", folder, figures)
     if wanted["push"] is None:

@@ -28,6 +28,7 @@ ALLOWED = {
         "common/chat/*",
         "common/text/*",
         "common/tiny/*",
+        "common/weights/names.py",
         "common/weights/pretrained.py",
         "projects/*",
     ],
