@@ -62,6 +62,14 @@ class Request:
         return list(annotations)[: self.count]
 
 
+def reports(request: Request | None) -> bool:
+    """Whether a video that is missing or cannot be read is a line with its reason among the answers.
+
+    In training and for a single question it is an error.
+    """
+    return request is not None and request.video is None
+
+
 class Unreadable(NamedTuple):
     """A conversation whose video cannot be read."""
 

@@ -17,11 +17,11 @@ from common.chat.answers import Asked
 from common.chat.choice_rows import chat_rows
 from common.chat.choices import Choices
 from common.chat.decoder import Decoding
-from common.chat.request import Request, Unreadable
+from common.chat.request import Request, Unreadable, reports
 from common.chat.rows import ChatFormat, ChatText, VideoPlace
 from common.chat.views import Arrange, arranged, check_view
 from common.data.cache import Cache
-from common.data.conversations import Conversation, load_conversations, resolve_source
+from common.data.conversations import Conversation, DataError, load_conversations, resolve_source
 from common.progress import track
 from common.text.prompt import Template
 from common.types import Build, Pick
@@ -135,8 +135,8 @@ class VideoConversations(Dataset[Row | Unreadable]):
         for name, row in track(wanted.items(), description="counting frames"):
             try:
                 planned[name] = self.plan.count(resolve_source(self.media, row), backend=self.backend)
-            except VideoReadError:
-                if self.request is None:
+            except (VideoReadError, DataError):
+                if not reports(self.request):
                     raise
                 planned[name] = row.num_frames or 1  # any number: reading it fails too, and its answer says why
         for row in conversations:
@@ -182,10 +182,10 @@ class VideoConversations(Dataset[Row | Unreadable]):
             return Row(self.cache[str(row.video)], pick)
         try:
             return Row(self.pixels(row), pick)
-        except VideoReadError as error:
-            if self.request is None:
+        except (VideoReadError, DataError) as error:
+            if not reports(self.request):
                 raise
-            return Unreadable(pick.row, error.reason)
+            return Unreadable(pick.row, str(error))
 
     def pixels(self, row: Conversation) -> Tensor:
         """Frames of a conversation's video: uint8 (T, C, H, W)."""

@@ -16,11 +16,11 @@ from common.chat.answers import Asked
 from common.chat.choice_rows import chat_rows
 from common.chat.choices import Choices
 from common.chat.decoder import Decoding
-from common.chat.request import Request, Unreadable
+from common.chat.request import Request, Unreadable, reports
 from common.chat.rows import ChatFormat, ChatText, VideoPlace
 from common.chat.views import Arrange, arranged, check_view
 from common.data.cache import Cache
-from common.data.conversations import Conversation, load_conversations, resolve_media
+from common.data.conversations import Conversation, DataError, load_conversations, resolve_media
 from common.shapes import expect
 from common.text.mask import VisualTokens
 from common.text.prompt import Template
@@ -153,10 +153,10 @@ class VideoChat(Dataset[Row | Unreadable]):
             return Row(features, None, pick)
         try:
             return Row(None, self._pixels(row), pick)
-        except VideoReadError as error:
-            if self.request is None:
+        except (VideoReadError, DataError) as error:
+            if not reports(self.request):
                 raise
-            return Unreadable(pick.row, error.reason)
+            return Unreadable(pick.row, str(error))
 
     def _pixels(self, row: Conversation) -> Tensor:
         path = resolve_media(self.media, row)

@@ -14,25 +14,29 @@ from launchers import generate
 from launchers.command import compose
 
 ROOT = Path(__file__).resolve().parents[3]
-SMALL = ["experiment=video_chatgpt_tiny", "prepare=[]", "batch.eval=2"]
+SMALL = ["prepare=[]", "batch.eval=2"]
 
 
-def test_a_file_of_questions_with_a_broken_video(shapes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("experiment", ["video_chatgpt_tiny", "llava_video_tiny"])
+def test_a_file_of_questions_with_videos_that_cannot_be_read(experiment: str, shapes: Path, tmp_path: Path) -> None:
     clips = sorted((shapes / "shapes" / "clips" / "test").glob("*.mp4"))[:2]
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(clips[0].read_bytes()[:300])
+    missing = tmp_path / "missing.mp4"
     rows = [
         {"id": str(n), "messages": [{"role": "user", "content": "<video>what shape is it ?"}], "videos": [str(video)]}
-        for n, video in enumerate([clips[0], broken, clips[1]])
+        for n, video in enumerate([clips[0], broken, missing, clips[1]])
     ]
     file = tmp_path / "asked.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     where = [f"paths.data='{shapes}'", f"paths.run='{tmp_path}'"]
-    generate.main(compose(*SMALL, *where, f"request.file={file}", "request.media=/"))
+    asked = [f"experiment={experiment}", f"request.file={file}", "request.media=/"]
+    generate.main(compose(*SMALL, *where, *asked))
     lines = [json.loads(line) for line in (tmp_path / "generated.jsonl").read_text().splitlines()]
-    assert [line["id"] for line in lines] == ["0", "1", "2"]
-    assert [line["pred"] is None for line in lines] == [False, True, False]
-    assert ["error" in line for line in lines] == [False, True, False]
+    assert [line["id"] for line in lines] == ["0", "1", "2", "3"]
+    assert [line["pred"] is None for line in lines] == [False, True, True, False]
+    assert ["error" in line for line in lines] == [False, True, True, False]
+    assert "is not there" in lines[2]["error"]
     assert lines[0]["question"] == "what shape is it ?"
 
 
