@@ -61,6 +61,7 @@ def model_card(
     start: Start,
     shapes: Mapping[str, Sequence[int]],
     license_name: str | None,
+    rows: int | None = None,
 ) -> str:
     """Markdown with a YAML front matter as the Hub reads it.
 
@@ -71,6 +72,7 @@ def model_card(
         start: newest start of the run.
         shapes: of what was trained, by parameter name.
         license_name: name on the Hub, or None if not known.
+        rows: of the training data, or None if not known.
     """
     name = str(config["name"])
     data = ModelCardData(
@@ -85,7 +87,7 @@ def model_card(
         card.form,
         "## Use\n\n" + card.usage.strip(),
         "## What was trained\n\n" + _table(("part", "tensors", "numbers"), _trained(shapes)),
-        "## Recipe\n\n" + _table(("setting", "value"), _recipe(config, manifest)),
+        "## Recipe\n\n" + _table(("setting", "value"), _recipe(config, manifest, rows)),
         *_data(config),
         "## Metrics\n\n" + _metrics(manifest),
         "## Record\n\n" + _table(("", ""), _record(start)),
@@ -136,10 +138,12 @@ def _part(name: str, depth: int) -> str:
     return ".".join(module[:depth]) if len(module) > 1 else name
 
 
-def _recipe(config: Mapping[str, Any], manifest: Manifest) -> Iterator[tuple[str, ...]]:
+def _recipe(config: Mapping[str, Any], manifest: Manifest, rows: int | None) -> Iterator[tuple[str, ...]]:
     flat = flatten(config)
     yield "optimizer steps", f"{manifest.step:,}"
     yield "samples", f"{manifest.samples:,}"
+    if rows is not None:
+        yield "training rows", f"{rows:,}"
     for row, key in RECIPE.items():
         if flat.get(key) is not None:
             yield row, portable(str(flat[key]))

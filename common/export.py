@@ -18,6 +18,7 @@ from common.card import Card, model_card, portable
 from common.checkpoint import CheckpointError, Manifest, read_manifest
 from common.checkpoint import load_file as load_checkpoint
 from common.config import ConfigError, suggest
+from common.data.module import StreamData
 from common.files import digest
 from common.made import make_folder
 from common.run import RECORD, Start, read_starts
@@ -56,6 +57,7 @@ class TrainedRun:
     text: str  # the composed configuration as it was written, YAML
     config: dict[str, Any]
     state: Mapping[str, Tensor]  # what training changed, by parameter name; mapped from the file
+    rows: int | None = None  # of the training data; None where the checkpoint does not say
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,15 @@ def read_run(checkpoint: Path) -> TrainedRun:
             "in its run folder"
         )
     text = (folder / "config.yaml").read_text()
+    content = load_checkpoint(checkpoint)
     return TrainedRun(
         checkpoint=checkpoint,
         manifest=read_manifest(checkpoint),
         start=read_starts(folder)[-1],
         text=text,
         config=yaml.safe_load(text),
-        state=load_checkpoint(checkpoint)["state_dict"],
+        state=content["state_dict"],
+        rows=content.get(StreamData.__qualname__, {}).get("rows"),
     )
 
 
@@ -163,6 +167,7 @@ def export(run: TrainedRun, target: Path, *, name: str, layout: Layout, request:
             manifest=run.manifest,
             start=run.start,
             shapes={tensor: tuple(value.shape) for tensor, value in run.state.items()},
+            rows=run.rows,
             license_name=request.license,
         )
         (temporary / "README.md").write_text(card)

@@ -168,7 +168,8 @@ class StreamData(LightningDataModule):
     # Resumption
 
     def state_dict(self) -> dict[str, Any]:
-        return {"samples": self.samples(self._trainer().global_step), "order": self._order_id()}
+        rows = len(self.rows("train"))  # for the record; the order knows it too
+        return {"samples": self.samples(self._trainer().global_step), "rows": rows, "order": self._order_id()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["order"] != self._order_id():

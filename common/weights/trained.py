@@ -58,11 +58,13 @@ def with_training(
             "export.base"
         )
 
+    scales = {name: scale(name) for name in adapters}
+
     def trained(name: str) -> Tensor:
         value = state[name] if name in whole else read(name)
         if name in adapters:
             first, second = (state[factor] for factor in adapters[name])
-            value = merged_weight(value.float(), first, second, scale=scale(name))
+            value = merged_weight(value.float(), first, second, scale=scales[name])
         return value.to(headers[name].dtype)
 
     return trained

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from common.card import Card
 from common.export import Layout, Request, TrainedRun
-from common.lora import ADAPTER, adapted_weights, merged_weight
 from common.text.tokenizer import load_tokenizer
 from common.weights.source import Header, Weights, WeightsError, open_tensors, weights_folder
+from common.weights.trained import lora_scale, with_training
 from common.weights.verified import refuse_difference, write_weights
 from projects.video_chatgpt.adapter import EMBEDDING, HEAD, LANGUAGE_MODEL, NEW_TOKENS, enlarged, published_state
 from projects.video_chatgpt.delta import COMPUTED
@@ -104,34 +104,13 @@ def _language_model(run: TrainedRun, base: Weights) -> Callable[[str], Tensor]:
     Raises:
         WeightsError: something was trained that has no place in the base.
     """
-    ours = {name.removeprefix(LANGUAGE_MODEL): name for name in run.state if name.startswith(LANGUAGE_MODEL)}
-    adapters = adapted_weights(ours)
-    scale = _scale(run.config) if adapters else 1.0
-    whole = {name for name in ours if f".{ADAPTER}" not in name}
-    foreign = sorted(name for name in whole | adapters.keys() if name not in base.headers)
-    if foreign:
-        raise WeightsError(
-            f"{len(foreign)} trained tensors are not in {base.folder} (first: {foreign[0]}); give the base of the run "
-            "by export.base"
-        )
-
-    def read(name: str) -> Tensor:
-        value = run.state[ours[name]].to(base.headers[name].dtype) if name in whole else base.read(name)
-        if name not in adapters:
-            return value
-        first, second = (run.state[ours[factor]] for factor in adapters[name])
-        return merged_weight(value, first, second, scale=scale)
-
-    return read
-
-
-def _scale(config: Mapping[str, Any]) -> float:
-    adapter = config["model"].get("adapter") or {}
-    if adapter.get("_target_") != "common.lora.add_lora":
-        raise WeightsError(
-            f"the run has adapters of {adapter.get('_target_')}, only common.lora.add_lora can be merged"
-        )
-    return float(adapter["alpha"] / adapter["rank"])
+    state = {
+        name.removeprefix(LANGUAGE_MODEL): run.state[name] for name in run.state if name.startswith(LANGUAGE_MODEL)
+    }
+    adapter = run.config["model"].get("adapter")
+    return with_training(
+        base.read, headers=base.headers, state=state, scale=lambda _: lora_scale(adapter), source=str(base.folder)
+    )
 
 
 def _headers(state: Mapping[str, Tensor], base: Weights) -> dict[str, Header]:

@@ -46,7 +46,9 @@ SHAPES = {"model.projector.weight": (4, 3), "model.projector.bias": (4,), "model
 
 def card(config: dict[str, Any] = CONFIG, manifest: Manifest = MANIFEST, license_name: str | None = None) -> str:
     layout = Card(form="What it is.", usage="How to use it.", task="video-text-to-text", tags=("x",))
-    return model_card(layout, config=config, manifest=manifest, start=START, shapes=SHAPES, license_name=license_name)
+    return model_card(
+        layout, config=config, manifest=manifest, start=START, shapes=SHAPES, license_name=license_name, rows=4000
+    )
 
 
 def test_the_front_matter_is_what_the_hub_reads() -> None:
@@ -66,6 +68,7 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     [
         "| optimizer steps | 1,200 |",
         "| samples | 76,800 |",
+        "| training rows | 4,000 |",
         "| global batch | 64 |",
         "| devices | 8 |",
         "| precision | bf16-mixed |",
