@@ -51,6 +51,7 @@ class StreamData(LightningDataModule):
         val: Build[Rows],
         test: Mapping[str, Build[Rows]],
         predict: Build[Rows],
+        example: Build[Any] | None = None,
         global_batch: int,
         micro_batch: int,
         eval_batch: int,
@@ -67,6 +68,7 @@ class StreamData(LightningDataModule):
             val: recipe of the validation rows.
             test: recipes of the test rows, by name of the view.
             predict: recipe of the rows that `generate` answers.
+            example: recipe of a micro-batch of the usual shape, called with `rows`, that needs no data: for estimates.
             global_batch: rows of an optimizer step.
             micro_batch: rows a device takes at once.
             eval_batch: the same in evaluation.
@@ -82,6 +84,7 @@ class StreamData(LightningDataModule):
             raise ValueError(f"give either steps or epochs, not both (steps={steps}, epochs={epochs})")
         self.recipes = {"train": train, "val": val, "predict": predict}
         self.test_recipes = dict(test)
+        self.example = example
         self.global_batch, self.micro_batch, self.eval_batch = global_batch, micro_batch, eval_batch
         self.seed, self.steps, self.epochs, self.by_length = seed, steps, epochs, by_length
         self.num_workers, self.pin_memory = num_workers, pin_memory
@@ -94,6 +97,12 @@ class StreamData(LightningDataModule):
             view = split.removeprefix("test/")
             self._built[split] = self.test_recipes[view]() if split.startswith("test/") else self.recipes[split]()
         return self._built[split]
+
+    def synthetic_batch(self, rows: int) -> Any:
+        """A micro-batch of the usual shape, made without reading anything."""
+        if self.example is None:
+            raise ValueError("data.example is not set: the recipe of a micro-batch that needs no data")
+        return self.example(rows=rows)
 
     def num_steps(self) -> int:
         """Optimizer steps of the run: given, or the passes over the training rows, rounded up."""
