@@ -64,6 +64,7 @@ class RunSchema:
     trainer: Any = MISSING
     request: Any = MISSING  # what `generate` is asked for
     compare: Any = MISSING  # further rows of `evaluate`: {row name: ckpt}
+    memory: Any = MISSING  # where the table of `memory` is written
     export: Any = MISSING  # what `export` writes, and whether it goes to the Hub
 
 
