@@ -64,7 +64,7 @@ def make_tokenizer(texts: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     room = VOCABULARY - len(SPECIAL)
     trainer = trainers.BpeTrainer(vocab_size=room, initial_alphabet=alphabet, show_progress=False)  # type: ignore[call-arg]
-    backend.train_from_iterator([*WORDS, *WORDS, *texts], trainer)
+    backend.train_from_iterator([*WORDS * 50, *texts], trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
     )
