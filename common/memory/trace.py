@@ -19,7 +19,7 @@ from unittest import mock
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning_utilities.core.apply_func import apply_to_collection
+from lightning.fabric.utilities.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -146,7 +146,7 @@ def _optimizer(model: LightningModule, *, gpu: bool) -> Optimizer:
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     model.trainer = Trainer(accelerator="cpu", max_steps=1000, enable_model_summary=False, **quiet)  # type: ignore[arg-type]
     made: Any = model.configure_optimizers()
-    model.trainer = None  # type: ignore[assignment] # what a step logs goes nowhere
+    model.trainer = None  # what a step logs goes nowhere
     optimizer: Optimizer = made["optimizer"] if isinstance(made, Mapping) else made
     for group in optimizer.param_groups:
         if gpu and "foreach" in group and group["foreach"] is None and not group.get("fused"):
@@ -183,7 +183,7 @@ def _as_on(machine: Machine, *, autocast: bool) -> Iterator[None]:
         yield
 
 
-class _Zero(TorchDispatchMode):
+class _Zero(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answers what an initialisation asks about values (whether one is out of range) by zero."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

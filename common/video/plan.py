@@ -12,6 +12,10 @@ from common.video.sample import Frames, at_fps, uniform
 class FramePlan(Protocol):
     """A rule that chooses frames."""
 
+    @property
+    def most(self) -> int:
+        """The most frames that it shows of any video."""
+
     def count(self, source: Source, *, backend: str) -> int:
         """How many frames of a source are shown, found out at the least cost."""
 
@@ -32,6 +36,11 @@ class UniformFrames:
         if self.frames < 1:
             raise ValueError(f"frames={self.frames} of data.*.plan: at least one frame is seen")
 
+    @property
+    def most(self) -> int:
+        """All of them."""
+        return self.frames
+
     def count(self, source: Source, *, backend: str) -> int:
         """Looks at images only; a video file has to have `frames`."""
         return min(self.frames, images.probe(source).num_frames) if images.is_images(source) else self.frames
@@ -51,6 +60,11 @@ class FramesPerSecond:
     def __post_init__(self) -> None:
         if self.fps <= 0 or self.max_frames < 1:
             raise ValueError(f"fps={self.fps}, max_frames={self.max_frames} of data.*.plan: both must be above 0")
+
+    @property
+    def most(self) -> int:
+        """Of a long video."""
+        return self.max_frames
 
     def count(self, source: Source, *, backend: str) -> int:
         """Reads the times of the packets, a few milliseconds a file."""
