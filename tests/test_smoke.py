@@ -36,7 +36,7 @@ def configure(experiment: str, root: Path, *overrides: str) -> DictConfig:
 @pytest.mark.parametrize("experiment", TINY)
 def test_train_resume_evaluate_generate_export(experiment: str, root: Path) -> None:
     cfg = configure(experiment, root)
-    needs = compose(f"experiment={experiment}", "paths.run=.").prepare
+    needs = compose(f"experiment={experiment}", "paths.run=.", f"paths.data={root}/data").prepare
     prepare([[*each, SIZES] if "task=shapes" in each else each for each in needs], paths=cfg.paths)
     run = root / experiment
     objective = train.main(cfg)

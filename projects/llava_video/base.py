@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from common.config import build
+from common.config import bind, build
 from common.export import Request, TrainedRun
 from common.weights.names import empty_model, file_names, names_in_files, wanted_shapes
 from common.weights.source import Header, Weights, WeightsError, weights_folder
@@ -52,6 +52,18 @@ def state_of(run: TrainedRun) -> dict[str, Tensor]:
     if foreign or not run.state:
         raise WeightsError(f"{run.checkpoint} has {foreign[:1] or 'nothing'}; tensors of this method begin with {VLM}")
     return {name.removeprefix(VLM): value for name, value in run.state.items()}
+
+
+def family_of(run: TrainedRun) -> Family:
+    """The family of the run's model; what its configuration names is checked, because it comes from a file.
+
+    Raises:
+        ConfigError: it names something that it may not, or arguments that are not there.
+    """
+    bind(run.config["model"], "model")
+    bind(run.config["data"]["train"]["template"], "data.train.template")
+    family: Family = build(run.config["model"]["family"])
+    return family
 
 
 def base_files(run: TrainedRun, request: Request) -> tuple[str, Weights] | None:

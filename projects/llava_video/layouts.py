@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from common.card import Card, portable
-from common.config import build
 from common.export import Layout, Request, TrainedRun
 from common.lora import adapted_weights
 from common.weights.names import empty_model, names_in_files
@@ -17,7 +16,7 @@ from common.weights.peft_files import write_peft
 from common.weights.source import Header, Weights, WeightsError
 from common.weights.trained import lora_scale, whole_names, with_training
 from common.weights.verified import write_weights
-from projects.llava_video.base import Base, base_identity, base_of, state_of
+from projects.llava_video.base import Base, base_identity, base_of, family_of, state_of
 from projects.llava_video.families import Family, part_of
 from projects.llava_video.processors import Shown, kind_of, shown_by, write_processor
 
@@ -30,9 +29,10 @@ def write_merged(run: TrainedRun, folder: Path, request: Request) -> dict[str, A
 
     The placeholder of a frame may lie behind the last row of the embedding, because the run never looks it up;
     transformers does, so the vocabulary grows up to it. A new row is the mean of the others: the logit of a mean row
-    is the mean of all logits, so it is never the greatest.
+    is the mean of all logits, so it is never the greatest. Adapters that were trained on a base in four bits are added
+    to the base as it is in its files.
     """
-    family: Family = build(run.config["model"]["family"])
+    family = family_of(run)
     base = base_of(run, request, family)
     shown = shown_by(run, base, family)
     wanted = None if request.dtype is None else getattr(torch, request.dtype)
@@ -100,7 +100,7 @@ def write_adapter(run: TrainedRun, folder: Path, request: Request) -> dict[str, 
     Raises:
         WeightsError: the run has no adapters, something learned that peft has no place for, or the base has no files.
     """
-    family: Family = build(run.config["model"]["family"])
+    family = family_of(run)
     base = base_of(run, request, family)
     if base.name is None:
         raise WeightsError(
@@ -117,6 +117,7 @@ def write_adapter(run: TrainedRun, folder: Path, request: Request) -> dict[str, 
             f"{base.name} has no row for {family.patch}, an adapter adds none; take export.layout=merged"
         )
     whole = _whole_modules(state)
+    # What does not fit the base is refused here, and nothing else is wanted of it.
     with_training(base.read, headers=base.headers, state=state, scale=_scales(run.config), source=base.name)
     recipes = run.config["model"]["adapters"]
     figures = write_peft(
