@@ -84,3 +84,20 @@ def test_merging_sums_in_float32_whatever_the_dtype() -> None:
 def test_half_an_adapter_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"adapter of a\.weight has a\.lora_A\.default\.weight alone"):
         adapted_weights(["a.lora_A.default.weight", "b.weight"])
+
+
+def test_adapters_are_float32_whatever_the_dtype_of_their_layer() -> None:
+    model = build_causal_lm(weights="random", architecture=TINY, dtype="bfloat16")
+    plain = model(IDS).logits
+    add_lora(model, targets=["q_proj", "down_proj"], rank=4, alpha=8)
+    trains = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert {parameter.dtype for parameter in trains} == {torch.float32}
+    assert {parameter.dtype for parameter in model.parameters() if not parameter.requires_grad} == {torch.bfloat16}
+    assert torch.equal(model(IDS).logits, plain)
+    before = [parameter.detach().clone() for parameter in trains if parameter.any()]
+    optimizer = torch.optim.AdamW(trains, lr=1e-6, weight_decay=0.0)  # too small a step for bfloat16
+    for _ in range(2):
+        model(IDS, labels=IDS).loss.backward()
+        optimizer.step()
+    moved = [parameter for parameter in trains if parameter.abs().mean() > 1e-3]
+    assert not any(torch.equal(old, new) for old, new in zip(before, moved, strict=True))
