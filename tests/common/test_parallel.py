@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from common.parallel import shard
+from common.parallel import FullySharded, shard
 
 
 class Tied(LightningModule):
@@ -108,3 +108,27 @@ def test_packed_weights_are_refused(mesh: Any) -> None:
 def test_other_precisions_are_refused(mesh: Any) -> None:
     with pytest.raises(ValueError, match=r"trainer\.precision=bf16-true with FSDP; choose one of"):
         split(Tied(precision="bf16-true"), mesh)
+
+
+class Whole(LightningModule):
+    """Forgets to split itself."""
+
+    def configure_model(self) -> None:
+        self.layer = nn.Linear(2, 2)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return self.layer(batch).sum()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_module_that_does_not_split_itself_is_refused() -> None:
+    trainer = Trainer(
+        accelerator="cpu", devices=1, strategy=FullySharded(processes=1), logger=False, enable_checkpointing=False
+    )
+    try:
+        with pytest.raises(ValueError, match=r"Whole does not split itself \(common\.parallel\.shard"):
+            trainer.fit(Whole(), torch.utils.data.DataLoader(torch.zeros(2, 2)))
+    finally:
+        torch.distributed.destroy_process_group()
