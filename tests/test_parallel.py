@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from common.checkpoint import committed, load_file, locate
+from common.config import CONF
 from common.loggers import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,9 @@ WAYS = {
     "fsdp": ["hardware=a100x8_fsdp", *TWO],
     "zero2": ["hardware=a100x8_zero2", *TWO],
 }
-EXPERIMENTS = ["video_chatgpt_tiny", "video_chatgpt_tiny_projector", "video_chatgpt_lora_tiny"]
+OFTEN = ("video_chatgpt_tiny", "video_chatgpt_tiny_projector", "video_chatgpt_lora_tiny", "llava_video_tiny")
+FOUND = sorted(path.stem for path in (CONF / "experiment").glob("*_tiny*.yaml"))
+EXPERIMENTS = [name if name in OFTEN else pytest.param(name, marks=pytest.mark.nightly) for name in FOUND]
 
 # Answers are put together under autocast, which on the CPU refuses the float16 of cached features.
 BF16 = ["trainer.precision=bf16-mixed", "callbacks=default"]

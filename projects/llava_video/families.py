@@ -88,6 +88,15 @@ def unused_vision(model: PreTrainedModel) -> Iterator[str]:
             yield name
 
 
+def vision_blocks(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The blocks of the vision tower."""
+    inner: Any = model.model
+    tower = inner.vision_tower
+    layers = getattr(tower, "vision_model", tower).encoder.layers
+    assert isinstance(layers, torch.nn.ModuleList)
+    return layers
+
+
 def module_of(model: PreTrainedModel, part: str) -> torch.nn.Module:
     """The module of a part that adapters can be put into."""
     names = {"vision": "vision_tower", "projector": "multi_modal_projector", "language_model": "language_model"}

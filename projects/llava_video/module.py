@@ -24,10 +24,12 @@ from common.data.module import StreamData
 from common.export import Layout
 from common.metrics.interval import Estimate
 from common.optim import parameter_groups, trainable_table
+from common.parallel import shard
+from common.text.language_model import blocks
 from common.types import Build, Pick
 from common.video.decode import VideoReadError
 from projects.llava_video.data import LlavaBatch, Row, VideoConversations
-from projects.llava_video.families import PARTS, Family, module_of, part_of, unused_vision
+from projects.llava_video.families import PARTS, Family, module_of, part_of, unused_vision, vision_blocks
 from projects.llava_video.layouts import LAYOUTS
 from projects.llava_video.model import VisionLanguageModel
 
@@ -125,6 +127,7 @@ class LlavaVideo(LightningModule):
         if self.learns("language_model"):
             model.get_decoder().train()
         self.model = VisionLanguageModel(model=model, family=self.family, mean=self.mean, std=self.std)
+        shard(self, units=[*blocks(model), *vision_blocks(model)])
 
     def _refuse_packed(self, model: PreTrainedModel) -> None:
         packed = {part_of(name) for name, parameter in model.named_parameters() if not parameter.is_floating_point()}
