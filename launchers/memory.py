@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> None:
         if cfg.memory.write is None:
             print(f"{by_devices({name: own})}\n\n{NOTE}")
         else:
-            words = " ".join(HydraConfig.get().overrides.task)
+            words = " ".join([*(word for word in asked if "paths." not in word), f"memory.write={cfg.memory.write}"])
             told = f"{NOTE}\nWritten by `python -m launchers.memory {words}`, each device {size(own.capacity)}."
             write(ROOT / cfg.memory.write, f"{told}\n\n{by_devices({name: own, **related})}")
 

@@ -19,13 +19,13 @@ from unittest import mock
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.fabric.utilities.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from common.memory.ledger import Ledger, Moment, storage_bytes
 from common.memory.sizes import Sizes, sizes_of, units_of
@@ -97,7 +97,7 @@ def trace(module: Build[LightningModule], batch: Any, *, machine: Machine, weigh
         sizes = sizes_of(model)
         _cast(model, "bfloat16" if machine.precision == "bf16-true" else weights)
         optimizer = _optimizer(model, gpu=machine.gpu)
-    inputs = apply_to_collection(batch, Tensor, fake.from_tensor)
+    inputs = tree_map_only(Tensor, fake.from_tensor, batch)
     ledger = Ledger()
     with fake, ledger:
         ledger.weights(model)
@@ -171,8 +171,8 @@ def _first_step(model: LightningModule, optimizer: Optimizer, ledger: Ledger) ->
 @contextmanager
 def _as_on(machine: Machine, *, autocast: bool) -> Iterator[None]:
     with ExitStack() as stack:
-        # transformers cannot ask fake positions whether a row is packed of several texts and would make a mask, with which
-        # every block keeps one; what is packed here brings a mask of its own.
+        # transformers cannot ask fake positions whether a row is packed of several texts, and would make a mask that
+        # every block keeps a copy of; what is packed here brings a mask of its own.
         if masks := sys.modules.get("transformers.masking_utils"):
             stack.enter_context(mock.patch.object(masks, "find_packed_sequence_indices", return_value=None))
         if machine.gpu:
@@ -195,7 +195,7 @@ class _Float32(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.is_autocast_enabled("cpu") and getattr(func, "__name__", "") in FLOAT32:
-            args, kwargs = apply_to_collection((args, kwargs), Tensor, _widened)
+            args, kwargs = tree_map_only(Tensor, _widened, (args, kwargs))
         return func(*args, **(kwargs or {}))
 
 
