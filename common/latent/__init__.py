@@ -1,0 +1,1 @@
+"""Latent diffusion: the frozen autoencoder, the noise schedule, guidance."""
