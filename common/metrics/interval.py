@@ -1,4 +1,4 @@
-"""Confidence intervals of proportions."""
+"""Confidence intervals of proportions and of means."""
 
 import math
 from typing import NamedTuple
@@ -7,7 +7,10 @@ Z_95 = 1.959963984540054
 
 
 class Estimate(NamedTuple):
-    """A proportion with its 95 % interval and the number of cases it rests on."""
+    """A proportion or a mean with its 95 % interval and the number of cases it rests on.
+
+    `low` and `high` are nan where there is no interval: the mean of one case.
+    """
 
     value: float
     low: float
@@ -41,3 +44,27 @@ def macro(estimates: list[Estimate]) -> Estimate:
     variance = sum(each.value * (1 - each.value) / each.cases for each in estimates) / len(estimates) ** 2
     half = Z_95 * math.sqrt(variance)
     return Estimate(value, max(0.0, value - half), min(1.0, value + half), sum(each.cases for each in estimates))
+
+
+def mean(total: float, squares: float, count: int) -> Estimate:
+    """Mean of independent cases with the normal interval of its standard error, s / sqrt(n) (s with n - 1).
+
+    Rows that share something, such as two instructions of one history, are not quite independent: their interval is
+    then a little too narrow.
+
+    Args:
+        total: sum of the values.
+        squares: sum of their squares.
+        count: number of cases.
+
+    Raises:
+        ValueError: no cases.
+    """
+    if count < 1:
+        raise ValueError("a mean of no cases")
+    value = total / count
+    if count == 1:
+        return Estimate(value, math.nan, math.nan, 1)
+    variance = max(0.0, squares - count * value * value) / (count - 1)  # rounding may leave -1e-12 of equal cases
+    half = Z_95 * math.sqrt(variance / count)
+    return Estimate(value, value - half, value + half, count)

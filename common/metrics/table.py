@@ -1,5 +1,6 @@
 """A report of several rows as a table on the terminal and as JSON."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,14 +22,21 @@ def show(report: Mapping[str, Mapping[str, Estimate | float]], *, title: str) ->
 
 
 def _cell(value: Estimate | float) -> str:
-    if isinstance(value, Estimate):
-        return f"{value.value:.3f} ({value.low:.2f}-{value.high:.2f})"
-    return f"{value:.3f}"
+    if not isinstance(value, Estimate):
+        return f"{value:.3f}"
+    if math.isnan(value.low):
+        return f"{value.value:.3f} ({value.cases} case)"
+    dash = " to " if value.low < 0 else "-"
+    return f"{value.value:.3f} ({value.low:.2f}{dash}{value.high:.2f})"
 
 
 def as_json(report: Mapping[str, Mapping[str, Estimate | float]]) -> dict[str, dict[str, Any]]:
-    """The report with estimates as {value, low, high, count}."""
+    """The report with estimates as {value, low, high, cases}; null for an end that does not exist."""
     return {
-        name: {column: value._asdict() if isinstance(value, Estimate) else value for column, value in row.items()}
+        name: {column: _plain(value) if isinstance(value, Estimate) else value for column, value in row.items()}
         for name, row in report.items()
     }
+
+
+def _plain(estimate: Estimate) -> dict[str, Any]:
+    return {name: None if math.isnan(value) else value for name, value in estimate._asdict().items()}
