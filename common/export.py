@@ -19,6 +19,7 @@ from common.checkpoint import CheckpointError, Manifest, read_manifest
 from common.checkpoint import load_file as load_checkpoint
 from common.config import ConfigError, suggest
 from common.data.module import StreamData
+from common.ema import weights_of
 from common.files import digest
 from common.made import make_folder
 from common.run import RECORD, Start, read_starts
@@ -57,6 +58,7 @@ class TrainedRun:
     text: str  # the composed configuration as it was written, YAML
     config: dict[str, Any]
     state: Mapping[str, Tensor]  # what training changed, by parameter name; mapped from the file
+    weights: str = "raw"  # "averaged" where `state` is the average of the run
     rows: int | None = None  # of the training data; None where the checkpoint does not say
 
 
@@ -87,8 +89,12 @@ class Layout:
     dtypes: bool = False
 
 
-def read_run(checkpoint: Path) -> TrainedRun:
+def read_run(checkpoint: Path, *, weights: str = "auto") -> TrainedRun:
     """The record of the run that a checkpoint file lies in.
+
+    Args:
+        checkpoint: the file.
+        weights: "averaged", "raw", or "auto" for the average where the run kept one.
 
     Raises:
         CheckpointError: the file is not in a run folder.
@@ -103,13 +109,15 @@ def read_run(checkpoint: Path) -> TrainedRun:
         )
     text = (folder / "config.yaml").read_text()
     content = load_checkpoint(checkpoint)
+    which, state = weights_of(content, weights, source=str(checkpoint))
     return TrainedRun(
         checkpoint=checkpoint,
         manifest=read_manifest(checkpoint),
         start=read_starts(folder)[-1],
         text=text,
         config=yaml.safe_load(text),
-        state=content["state_dict"],
+        state=state,
+        weights=which,
         rows=content.get(StreamData.__qualname__, {}).get("rows"),
     )
 
@@ -154,6 +162,7 @@ def export(run: TrainedRun, target: Path, *, name: str, layout: Layout, request:
         "layout": name,
         "license": request.license,
         "max_shard_bytes": request.max_shard_bytes,
+        "weights": run.weights,
         **({} if request.dtype is None else {"dtype": request.dtype}),
         **layout.reads(run, request),
     }

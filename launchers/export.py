@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> None:
     if checkpoint is None:
         raise CheckpointError("export needs ckpt=: last, best, a run folder or a file")
     check_push(wanted)
-    trained = read_run(checkpoint)
+    trained = read_run(checkpoint, weights=cfg.weights)
     refuse_secrets(trained.config)
     layouts = layouts_of(resolve_target(trained.config["model"]["_target_"], "model"))
     layout = choose(wanted["layout"], layouts)

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from common.checkpoint import load_file, load_trained, locate
 from common.config import bind, build, plain
+from common.ema import weights_of
 
 UNTRAINED = "none"
 
@@ -35,7 +36,8 @@ def trained_module(cfg: DictConfig, checkpoint: Path | None) -> LightningModule:
     module: LightningModule = build(node)
     module.configure_model()
     if checkpoint is not None:
-        load_trained(module, load_file(checkpoint)["state_dict"], source=str(checkpoint))
+        _, trained = weights_of(load_file(checkpoint), cfg.weights, source=str(checkpoint))
+        load_trained(module, trained, source=str(checkpoint))
     return module
 
 

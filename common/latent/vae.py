@@ -1,7 +1,6 @@
 """The frozen autoencoder of latent diffusion: uint8 pictures in, posteriors out, and back."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from common.files import digest
 from common.random import mix
 from common.shapes import expect
+from common.weights.source import WeightsError, weights_folder
 
 LOGVAR = (-30.0, 20.0)  # AutoencoderKL clamps to this range before it samples
 SUBFOLDER = "vae"  # in the folder of a diffusers pipeline
@@ -103,14 +103,15 @@ def load_codec(
     """Builds the codec.
 
     Args:
-        weights: folder of an autoencoder, folder or Hub id of a pipeline with a `vae` in it, or "random".
+        weights: folder of an autoencoder, folder or fetched Hub id of a pipeline with a `vae` in it, or "random".
         architecture: arguments of AutoencoderKL; only for "random".
         dtype: to compute in: bfloat16 on a GPU, float32 otherwise.
         seed: of the random weights.
         encoder_only: drop the decoder.
 
     Raises:
-        ValueError: "random" without an architecture, or a folder without an autoencoder.
+        ValueError: "random" without an architecture.
+        WeightsError: nothing of that name, or no autoencoder in it.
     """
     vae, identity = _random(architecture, seed) if weights == "random" else _load(weights)
     return LatentCodec(vae, identity=identity, dtype=getattr(torch, dtype), encoder_only=encoder_only)
@@ -125,18 +126,15 @@ def _random(architecture: Mapping[str, Any] | None, seed: int) -> tuple[Autoenco
 
 
 def _load(weights: str) -> tuple[AutoencoderKL, str]:
-    folder = Path(weights)
+    folder = weights_folder(weights)
     place = folder / SUBFOLDER if (folder / SUBFOLDER).is_dir() else folder
-    if not folder.is_dir():  # a Hub id: a pipeline, from the local cache
-        vae = AutoencoderKL.from_pretrained(weights, subfolder=SUBFOLDER)
-        return vae, f"{weights}@{getattr(vae.config, '_commit_hash', None)}"
     files = sorted(place.glob("diffusion_pytorch_model*.safetensors"))
     if not files or not (place / "config.json").is_file():
-        raise ValueError(
+        raise WeightsError(
             f"{place} holds no autoencoder (config.json and diffusion_pytorch_model.safetensors); fetch it, or give "
             "the folder of a pipeline that has vae/"
         )
-    vae, found = AutoencoderKL.from_pretrained(place, output_loading_info=True)
+    vae, found = AutoencoderKL.from_pretrained(place, output_loading_info=True, local_files_only=True)
     if missing := sorted(found["missing_keys"]):
-        raise ValueError(f"{place} lacks {len(missing)} parameters of its autoencoder, such as {missing[0]}")
+        raise WeightsError(f"{place} lacks {len(missing)} parameters of its autoencoder, such as {missing[0]}")
     return vae, "+".join(digest(file) for file in files)

@@ -1,10 +1,11 @@
-"""A trained base model on disk: a Hugging Face folder, how it was made, and what it scored."""
+"""A trained base model on disk: a folder of transformers or diffusers, how it was made, and what it scored."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusers import ModelMixin
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from common.files import atomic_folder
@@ -33,8 +34,8 @@ def finished(folder: Path, settings: Mapping[str, Any]) -> dict[str, float] | No
 
 def save(
     folder: Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
+    model: PreTrainedModel | ModelMixin,
+    tokenizer: PreTrainedTokenizerFast | None,
     *,
     settings: Mapping[str, Any],
     scores: Mapping[str, float],
@@ -47,7 +48,7 @@ def save(
     Args:
         folder: must not exist.
         model: becomes float16.
-        tokenizer: saved beside it.
+        tokenizer: saved beside it, where there are texts.
         settings: arguments of the training.
         scores: what it reached.
         title: of its README.
@@ -56,7 +57,8 @@ def save(
     """
     with atomic_folder(folder) as temporary:
         model.half().save_pretrained(temporary)  # type: ignore[no-untyped-call]
-        tokenizer.save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
         if preprocessor is not None:
             (temporary / "preprocessor_config.json").write_text(json.dumps(dict(preprocessor), indent=1) + "\n")
         record = {"settings": dict(settings), "scores": dict(scores)}
