@@ -1,0 +1,250 @@
+"""The denoiser: a Stable Diffusion UNet that sees the frames of the history as further input channels.
+
+Input channels are C + C T: the noisy latent of the next frame, then the latents of the T history frames, oldest first.
+InstructPix2Pix (arXiv:2211.09800, section 3.2) is the case T = 1.
+"""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+
+from common.config import suggest
+from common.random import mix
+from common.weights.source import WeightsError, weights_folder
+
+FILE = "diffusion_pytorch_model"
+
+
+class EditModel(nn.Module):
+    """A UNet with the history in its input channels."""
+
+    unet: Any  # a UNet2DConditionModel, whose layers diffusers does not declare
+
+    def __init__(self, *, unet: UNet2DConditionModel) -> None:
+        """
+        Args:
+            unet: with C + C T input channels.
+        """
+        super().__init__()
+        self.unet = unet
+
+    @property
+    def history(self) -> int:
+        """Number of history frames T."""
+        return history_of(self.unet)
+
+    def forward(self, noisy: Tensor, history: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """The prediction of the training target (epsilon or v) for the next frame.
+
+        Args:
+            noisy: scaled latent of the next frame with noise, (B, C, h, w).
+            history: unscaled modes of the posterior of the history frames, oldest first, (B, T, C, h, w); zeros stand
+                for no image.
+            t: timesteps, (B,).
+            text: hidden states of the text encoder, (B, L, D).
+
+        Returns:
+            (B, C, h, w), in the dtype of `noisy`.
+        """
+        assert history.ndim == 5, history.shape
+        dtype = self.unet.conv_in.weight.dtype
+        sample = torch.cat([noisy.to(dtype), history.flatten(1, 2).to(dtype)], dim=1)
+        prediction: Tensor = self.unet(sample, t, encoder_hidden_states=text.to(dtype), return_dict=False)[0]
+        return prediction.to(noisy.dtype)
+
+
+def build_unet(
+    *,
+    weights: str,
+    history: int,
+    architecture: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+    checkpointing: bool = False,
+    channels_last: bool = False,
+    compile: bool = False,
+) -> UNet2DConditionModel:
+    """A UNet whose input channels are those of a history.
+
+    Args:
+        weights: folder of a pipeline of diffusers or of a UNet, id of a fetched Hub repository, or "random".
+        history: number of history frames T, at least 1.
+        architecture: arguments of `UNet2DConditionModel`; only for "random". `in_channels` follows from `history`.
+        dtype: of the weights, by its name in torch.
+        seed: of the random weights.
+        checkpointing: recompute the activations of each block in the backward pass.
+        channels_last: keep weights, and so activations, in the order that convolutions on tensor cores read.
+        compile: run `torch.compile` on each residual and transformer block.
+
+    Raises:
+        ValueError: no history, an architecture where there is none or none where one is needed.
+        WeightsError: weights that are not there, not of such a UNet, or of another number of input channels.
+    """
+    if history < 1:
+        raise ValueError(f"model.unet.history={history}: at least one frame, the newest")
+    unet: Any
+    if weights == "random":
+        unet = _random(architecture, history, seed)
+    elif architecture is not None:
+        raise ValueError(f"model.unet.architecture belongs to weights=random; {weights} brings its own, set it to null")
+    else:
+        unet = read_unet(weights)
+        _refuse_channels(unet, history, weights)
+    unet = unet.to(dtype=getattr(torch, dtype))
+    unet.train()  # as a new one is; published weights arrive in evaluation mode
+    if channels_last:
+        unet = unet.to(memory_format=torch.channels_last)
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    if compile:
+        for block in unet.modules():
+            if isinstance(block, BasicTransformerBlock | ResnetBlock2D):
+                block.compile()
+    return unet
+
+
+def channels(latent: int, history: int) -> int:
+    """Input channels C + C T."""
+    return latent + latent * history
+
+
+def channels_of(unet: UNet2DConditionModel) -> tuple[int, int]:
+    """Input and output channels."""
+    config: Any = unet.config  # type: ignore[attr-defined]  # set by a decorator
+    return config.in_channels, config.out_channels
+
+
+def history_of(unet: UNet2DConditionModel) -> int:
+    """Number of history frames T of a UNet with C + C T input channels; 0 for a text-to-image one.
+
+    Raises:
+        ValueError: the input channels are no such sum.
+    """
+    seen, latent = channels_of(unet)
+    frames, rest = divmod(seen, latent)
+    if rest:
+        raise ValueError(f"a UNet with {seen} input and {latent} output channels has no whole number of history frames")
+    return int(frames) - 1
+
+
+def _random(architecture: Mapping[str, Any] | None, history: int, seed: int) -> UNet2DConditionModel:
+    if architecture is None:
+        raise ValueError("model.unet.weights=random needs model.unet.architecture, arguments of UNet2DConditionModel")
+    arguments = {name: value for name, value in architecture.items() if value is not None}
+    known = sorted(set(inspect.signature(UNet2DConditionModel.__init__).parameters) - {"self"})
+    for name in arguments:
+        if name not in known:
+            raise ValueError(f"model.unet.architecture.{name}: {suggest(name, known)}")
+    wanted = channels(int(arguments.get("out_channels", 4)), history)
+    if arguments.setdefault("in_channels", wanted) != wanted:
+        raise ValueError(
+            f"model.unet.architecture.in_channels={arguments['in_channels']}, but history={history} makes it {wanted}; "
+            "leave it out"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix("unet", seed))
+        return UNet2DConditionModel(**arguments)
+
+
+def read_unet(weights: str) -> UNet2DConditionModel:
+    """A published UNet with the number of channels that it has, every parameter from its file.
+
+    safetensors are read where they are; a `.bin` file is opened as tensors only. Nothing is downloaded.
+
+    Args:
+        weights: folder of a pipeline of diffusers or of a UNet, or id of a fetched Hub repository.
+
+    Raises:
+        WeightsError: nothing there, or files of another model.
+    """
+    folder = unet_folder(weights)
+    if not (has_safetensors := _has(folder, "safetensors")) and not _has(folder, "bin"):
+        raise WeightsError(f"{folder} has neither {FILE}.safetensors nor .bin; fetch the weights of the UNet")
+    unet, found = UNet2DConditionModel.from_pretrained(
+        folder, use_safetensors=has_safetensors, output_loading_info=True, local_files_only=True
+    )
+    if missing := sorted(found["missing_keys"]):
+        raise WeightsError(
+            f"{folder} lacks {len(missing)} parameters of its UNet (first: {missing[0]}); fetch it again"
+        )
+    return unet
+
+
+def _has(folder: Path, kind: str) -> bool:
+    return any((folder / f"{FILE}.{kind}{index}").is_file() for index in ("", ".index.json"))
+
+
+def unet_folder(weights: str) -> Path:
+    """The folder of the UNet inside a folder of weights or a fetched Hub repository.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    folder = weights_folder(weights)
+    for candidate in (folder / "unet", folder):
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise WeightsError(f"{folder} has neither unet/config.json nor config.json; give a folder that diffusers wrote")
+
+
+def _refuse_channels(unet: UNet2DConditionModel, history: int, weights: str) -> None:
+    found, latent = channels_of(unet)
+    wanted = channels(latent, history)
+    if found != wanted:
+        raise WeightsError(
+            f"the UNet of {weights} has {found} input channels, history={history} needs {wanted}; widen one of 4 or 8: "
+            f"python -m launchers.prepare task=widen_unet task.source={weights} task.history={history}"
+        )
+
+
+def widen(unet: UNet2DConditionModel, *, history: int) -> UNet2DConditionModel:
+    """Gives a text-to-image or an InstructPix2Pix UNet the input channels of a history; changes it in place.
+
+    The columns of the first convolution for the noisy latent stay, those for an image (if the base has them) become
+    those of the newest frame, and those of older frames are zeros, as is the newest frame's where the base sees no
+    image. So the output does not change before training, whatever the older frames show.
+
+    Args:
+        unet: with C or 2 C input channels.
+        history: number of history frames T, at least 1.
+
+    Returns:
+        The same UNet with C + C T input channels.
+
+    Raises:
+        ValueError: another number of input channels.
+    """
+    old: nn.Conv2d = unet.conv_in  # type: ignore[attr-defined]  # layers are not declared in diffusers
+    _, latent = channels_of(unet)
+    if old.in_channels not in (latent, 2 * latent) or history < 1:
+        raise ValueError(
+            f"a UNet with {old.in_channels} input channels cannot be widened to a history of {history}: give one with "
+            f"{latent} (text to image) or {2 * latent} (InstructPix2Pix), and at least one frame"
+        )
+    new = nn.Conv2d(
+        channels(latent, history),
+        old.out_channels,
+        kernel_size=old.kernel_size,  # type: ignore[arg-type]
+        padding=old.padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+        device=old.weight.device,
+        dtype=old.weight.dtype,
+    )
+    with torch.no_grad():
+        new.weight.zero_()
+        new.weight[:, :latent] = old.weight[:, :latent]
+        if old.in_channels == 2 * latent:
+            new.weight[:, -latent:] = old.weight[:, latent:]
+        if old.bias is not None:
+            assert new.bias is not None
+            new.bias.copy_(old.bias)
+    unet.conv_in = new  # type: ignore[attr-defined]
+    unet.register_to_config(in_channels=new.in_channels)  # type: ignore[attr-defined]  # an assignment is not saved
+    return unet
