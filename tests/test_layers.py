@@ -36,7 +36,7 @@ ALLOWED = {
     "wandb": [],  # named in YAML
     "pytorch_lightning": [],  # its name in this project is lightning
     "torchvision": [],  # decoding and transforms are common/video
-    "datasets": [],
+    "datasets": ["projects/pix2pix_video/arrow.py"],
 }
 # Usable from a notebook, without a trainer.
 WITHOUT_LIGHTNING = ["video", "encoders", "latent", "text", "chat", "shapes_world"]

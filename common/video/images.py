@@ -1,5 +1,6 @@
 """Images as videos: GIFs and other animated images, one image, a folder or a list of images (Pillow)."""
 
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ def _probe_files(files: list[Path]) -> VideoInfo:
 
 
 def _probe_animation(path: Path) -> VideoInfo:
-    with _opened(path) as image:
+    with opened(path) as image:
         kind = (image.format or "").lower()
         shown = [frame.info.get("duration", 0) or DEFAULT_MILLISECONDS for frame in ImageSequence.Iterator(image)]
         image.seek(0)
@@ -91,12 +92,12 @@ def _probe_animation(path: Path) -> VideoInfo:
 
 
 def _read_animation(path: Path, numbers: set[int]) -> dict[int, NDArray[np.uint8]]:
-    with _opened(path) as image:  # in order: a GIF frame is drawn over those before it
+    with opened(path) as image:  # in order: a GIF frame is drawn over those before it
         return {i: _rgb(frame) for i, frame in enumerate(ImageSequence.Iterator(image)) if i in numbers}
 
 
 def _read_image(path: Path) -> NDArray[np.uint8]:
-    with _opened(path) as image:
+    with opened(path) as image:
         return _rgb(image)
 
 
@@ -110,10 +111,15 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image file; Pillow's errors, also those that appear only while decoding, become a VideoReadError."""
+def opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
+    """An image file; Pillow's errors, also those that appear only while decoding, become a VideoReadError.
+
+    Args:
+        path: the file, or the name to give in messages where its content comes as `data`.
+        data: the content, where it is at hand.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if data is None else io.BytesIO(data)) as image:
             yield image
     except FileNotFoundError as error:
         raise VideoReadError(path, "no such file") from error

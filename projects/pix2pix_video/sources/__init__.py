@@ -1,0 +1,1 @@
+"""Where edits come from: each source lists rows of frames and instructions, and what it had to leave out."""
