@@ -1,13 +1,9 @@
 """Decoding processes feed encoders on one or several devices; what comes out does not depend on how many there are."""
 
-import copy
 import itertools
 import logging
-import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from common.data.cache import CacheWriter, Failure, Item
 from common.encoders.clip import ClipPatches
 from common.encoders.pooling import spatio_temporal
+from common.encoders.turns import in_turn, runs
 from common.progress import track
 from common.video.decode import VideoReadError
 from projects.video_chatgpt.data import frames
@@ -25,7 +22,6 @@ from projects.video_chatgpt.data import frames
 log = logging.getLogger(__name__)
 
 CLIPS_AHEAD = 4  # for each decoding process
-BATCHES_AHEAD = 2  # for each device, so that it has work while a shard is written
 
 
 class Clips(Dataset[Tensor | str]):
@@ -58,37 +54,6 @@ class Encoded(NamedTuple):
     failures: list[Failure]
 
 
-def pick_devices(names: str | Sequence[str]) -> list[torch.device]:
-    """The devices that "auto", a name or a list of names stands for; see `extract`.
-
-    Raises:
-        ValueError: a name is none, or there is no such device here.
-    """
-    cuda = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
-    if names == "auto":
-        return cuda or [torch.device("cpu")] * (os.cpu_count() or 1)
-    wanted = [names] if isinstance(names, str) else list(names)
-    known = {"cpu": torch.device("cpu")} | {str(device): device for device in cuda}
-    known |= {"cuda": cuda[0]} if cuda else {}
-    unknown = [name for name in wanted if name not in known]
-    if unknown or not wanted:
-        raise ValueError(f"task.devices={names}: there is auto, {', '.join(known)}")
-    return [known[name] for name in wanted]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Lets torch work on one thread and in full float32; the settings of the process come back afterwards."""
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
-
-
 def decode(clips: Clips, *, num_workers: int, pin_memory: bool) -> Iterator[Tensor | str]:
     """Clips in their order, from processes that start here and now; then the progress bar ends."""
     workers = min(num_workers, len(clips))
@@ -113,24 +78,9 @@ def batches_of(
     assert next(decoded, None) is None, "a clip that belongs to no shard"
 
 
-def runs(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Runs of at most `size` items."""
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
 def encode(batches: Iterable[Batch], towers: Sequence[ClipPatches], *, temporal: int) -> Iterator[Encoded]:
-    """Encodes batches in turn on the towers, each in a thread of its own; yields in the order of the batches."""
-    pending: deque[Future[Encoded]] = deque()
-    with ExitStack() as stack:
-        threads = [ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) for _ in towers]
-        for thread in threads:
-            stack.callback(thread.shutdown, cancel_futures=True)
-        for batch, tower, thread in zip(batches, itertools.cycle(towers), itertools.cycle(threads), strict=False):
-            pending.append(thread.submit(_features, batch, tower, temporal=temporal))
-            if len(pending) > BATCHES_AHEAD * len(towers):
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    """Encodes batches in turn on the towers; yields in the order of the batches."""
+    return in_turn(partial(_features, temporal=temporal), batches, towers)
 
 
 @torch.inference_mode()
@@ -147,9 +97,3 @@ def _features(batch: Batch, tower: ClipPatches, *, temporal: int) -> Encoded:
     patches = tower(pixels[None])[0].split([len(clip) for clip in clips.values()])
     pooled = [spatio_temporal(frames_of_clip, temporal=temporal).half().cpu() for frames_of_clip in patches]
     return Encoded(dict(zip(clips, pooled, strict=True)), failures)
-
-
-def towers_on(tower: ClipPatches, places: Sequence[torch.device]) -> list[ClipPatches]:
-    """One tower for each place; places of the same device share theirs."""
-    on = {place: copy.deepcopy(tower).to(place) for place in set(places)}
-    return [on[place] for place in places]

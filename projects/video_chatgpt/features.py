@@ -7,17 +7,9 @@ from pathlib import Path
 from common.data.cache import WHOLE, CacheWriter, Item, Part, Settings, key_of
 from common.data.conversations import load_conversations, resolve_media
 from common.encoders.clip import ClipPatches
+from common.encoders.turns import copies_on, one_thread, pick_devices, runs
 from common.types import Build
-from projects.video_chatgpt.feature_pipeline import (
-    Clips,
-    batches_of,
-    decode,
-    encode,
-    one_thread,
-    pick_devices,
-    runs,
-    towers_on,
-)
+from projects.video_chatgpt.feature_pipeline import Clips, batches_of, decode, encode
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +73,7 @@ def extract(
         # Before a device is touched: the loader forks.
         decoded = decode(clips, num_workers=num_workers, pin_memory=any(place.type == "cuda" for place in places))
         batches = batches_of(writer, missing, decoded, clips_at_once)
-        encoded = encode(batches, towers_on(tower, places), temporal=temporal)
+        encoded = encode(batches, copies_on(tower, places), temporal=temporal)
         for number in missing:
             parts = [next(encoded) for _ in runs(writer.shards[number], clips_at_once)]
             features = {key: tensor for made, _ in parts for key, tensor in made.items()}

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
+from common.encoders.turns import pick_devices
 from common.video.decode import read
 from common.video.decord import read_bare
 from common.video.sample import midpoint
 from common.weights.pretrained import load_pretrained
-from projects.video_chatgpt.feature_pipeline import pick_devices
 
 BATCH = 32  # frames a forward
 

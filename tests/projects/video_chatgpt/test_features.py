@@ -17,9 +17,9 @@ import torch
 
 from common.data.cache import Cache, StaleCacheError
 from common.encoders.clip import ClipPatches
+from common.encoders.turns import pick_devices
 from common.video.write import write_h264
 from projects.video_chatgpt.feature_benchmark import ROUNDING
-from projects.video_chatgpt.feature_pipeline import pick_devices
 from projects.video_chatgpt.features import extract
 from projects.video_chatgpt.plain_features import PlainLoop
 
