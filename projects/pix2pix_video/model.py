@@ -104,10 +104,15 @@ def build_unet(
     if checkpointing:
         unet.enable_gradient_checkpointing()
     if compile:
-        for block in unet.modules():
-            if isinstance(block, BasicTransformerBlock | ResnetBlock2D):
-                block.compile()
+        for block in blocks(unet):
+            block.compile()
     return unet
+
+
+def blocks(unet: UNet2DConditionModel) -> list[nn.Module]:
+    """The transformer and residual blocks: nearly all parameters, and none inside another."""
+    whole: Any = unet
+    return [each for each in whole.modules() if isinstance(each, BasicTransformerBlock | ResnetBlock2D)]
 
 
 def channels(latent: int, history: int) -> int:
