@@ -67,11 +67,10 @@ def test_one_thread_and_full_precision_within_the_block_alone() -> None:
     torch.set_float32_matmul_precision("medium")
     torch.backends.cudnn.allow_tf32 = True
     try:
-        with pytest.raises(ZeroDivisionError), one_thread():
+        with one_thread():
             assert torch.get_num_threads() == 1
             assert torch.get_float32_matmul_precision() == "highest"
             assert not torch.backends.cudnn.allow_tf32
-            _ = 1 / 0
         assert torch.get_num_threads() == 3
         assert torch.get_float32_matmul_precision() == "medium"
         assert torch.backends.cudnn.allow_tf32
