@@ -1,4 +1,4 @@
-"""Means with intervals, per group, and how a table shows them."""
+"""Means with intervals, and how a table shows them."""
 
 import json
 import math
@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from common.metrics.interval import Z_95, Estimate, mean
-from common.metrics.means import GroupedMean
 from common.metrics.table import as_json, show
 
 
@@ -37,16 +36,6 @@ def test_equal_cases_have_no_width_and_one_case_no_interval() -> None:
     assert math.isnan(one.low)
     with pytest.raises(ValueError, match="no cases"):
         mean(0.0, 0.0, 0)
-
-
-def test_groups_overlap_and_empty_ones_are_left_out() -> None:
-    metric = GroupedMean(["all", "even", "none"])
-    values = torch.arange(5.0)
-    metric.update(values, torch.stack([torch.ones(5).bool(), values % 2 == 0, torch.zeros(5).bool()], 1))
-    found = metric.compute()
-    assert set(found) == {"all", "even"}
-    assert found["all"] == estimate([0, 1, 2, 3, 4])
-    assert found["even"] == estimate([0, 2, 4])
 
 
 def test_a_table_of_means(capsys: pytest.CaptureFixture[str]) -> None:
