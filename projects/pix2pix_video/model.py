@@ -13,6 +13,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from common.config import suggest
@@ -172,9 +173,15 @@ def read_unet(weights: str) -> UNet2DConditionModel:
     folder = unet_folder(weights)
     if not (has_safetensors := _has(folder, "safetensors")) and not _has(folder, "bin"):
         raise WeightsError(f"{folder} has neither {FILE}.safetensors nor .bin; fetch the weights of the UNet")
-    unet, found = UNet2DConditionModel.from_pretrained(
-        folder, use_safetensors=has_safetensors, output_loading_info=True, local_files_only=True
-    )
+    try:
+        unet, found = UNet2DConditionModel.from_pretrained(
+            folder, use_safetensors=has_safetensors, output_loading_info=True, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise WeightsError(
+            f"{folder}: not whole files of the UNet in config.json ({reason}); fetch them again"
+        ) from error
     if missing := sorted(found["missing_keys"]):
         raise WeightsError(
             f"{folder} lacks {len(missing)} parameters of its UNet (first: {missing[0]}); fetch it again"
