@@ -77,11 +77,11 @@ def _examples(rows: Sequence[EditRow], media: Path, split: str) -> Iterator[dict
         }
 
 
-def open_set(folder: Path) -> DatasetDict:
-    """The splits of a set, images as {"bytes", "path"}; written by any version of `datasets`, ours or another's.
+def load_splits(folder: Path) -> DatasetDict:
+    """The splits of a set as they are.
 
     Raises:
-        SetError: there is no set, or only one split, or a column of the guide's is missing or of another type.
+        SetError: there is no set, or only one split without a name.
     """
     try:
         opened = datasets.load_from_disk(str(folder))
@@ -89,11 +89,21 @@ def open_set(folder: Path) -> DatasetDict:
         raise SetError(f"{folder} holds no set of edits; {REMEDY}") from error
     if not isinstance(opened, DatasetDict):
         raise SetError(f"{folder} holds one split without a name; save a DatasetDict, or {REMEDY}")
+    return opened
+
+
+def open_set(folder: Path) -> DatasetDict:
+    """The splits of a set with the guide's columns; written by any version of `datasets`, by us or others.
+
+    Raises:
+        SetError: as `load_splits`, or a column of the guide's is missing or of another type.
+    """
+    opened = load_splits(folder)
     for split, rows in opened.items():
         faults = schema_faults(rows.features)
         if faults:
             raise SetError(f"{folder} split {split}: {'; '.join(faults)}; {REMEDY}")
-    return DatasetDict({str(s): rows.cast_column("edited_image", Image(decode=False)) for s, rows in opened.items()})
+    return opened
 
 
 def schema_faults(found: Features) -> list[str]:
@@ -114,8 +124,15 @@ def _is_paths(feature: Any) -> bool:
     return isinstance(feature, List) and feature.feature == Value("string")
 
 
-def row_of(example: Mapping[str, Any], *, split: str, number: int) -> EditRow:
-    """A row from its columns; those that a set of another's lacks take their place's name, or stay empty."""
+def parts_of(data: Dataset, split: str) -> tuple[list[EditRow], Dataset]:
+    """The rows of a split, and its images: one column, "edited_image", as {"bytes", "path"}."""
+    columns = data.remove_columns(["edited_image"])
+    rows = [_row(example, split=split, number=number) for number, example in enumerate(columns)]
+    return rows, data.select_columns(["edited_image"]).cast_column("edited_image", Image(decode=False))
+
+
+def _row(example: Mapping[str, Any], *, split: str, number: int) -> EditRow:
+    """A row from its columns; where a set of others' lacks one of ours, the id is its place and the rest empty."""
     return EditRow(
         id=example.get("id") or f"{split}/{number:06d}",
         history=tuple(example["input_frames"] or ()),

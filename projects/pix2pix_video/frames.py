@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common.video.clip import VideoReadError
 from common.video.transform import center_crop, resize, resize_short_side, to_channels_first
-from projects.pix2pix_video.arrow import SetError, open_set, row_of
+from projects.pix2pix_video.arrow import SetError, open_set, parts_of
 from projects.pix2pix_video.pictures import read_rgb, stack
 from projects.pix2pix_video.rows import EditRow
 
@@ -59,7 +59,14 @@ class EditFrames:
     """
 
     def __init__(
-        self, *, folder: str, split: str, media: str | None = None, size: int, history: int, crop: Crop = "squash"
+        self,
+        *,
+        folder: str,
+        split: str,
+        media: str | None = None,
+        size: int,
+        history: int | None,
+        crop: Crop = "squash",
     ) -> None:
         """Opens the split; reads no image.
 
@@ -69,7 +76,7 @@ class EditFrames:
             media: folder that its paths are relative to; None for the place where the set says that it lies, seen
                 from the set, so that both can be moved together.
             size: side of the square frames in pixels.
-            history: frames a row, as the model takes them.
+            history: frames a row, as the model takes them; None takes what the set has.
             crop: "squash" resizes whatever the aspect ratio; "centre" resizes the shorter side, then takes the middle.
 
         Raises:
@@ -86,15 +93,14 @@ class EditFrames:
                 f"{folder} has no split {split}, it has {', '.join(splits)}; make it with task.merge=[{split}] and "
                 "task.holdout, which hold rows of train out"
             )
-        self._images = splits[split].select_columns(["edited_image"])
-        columns = splits[split].remove_columns(["edited_image"])
-        self.rows = [row_of(example, split=split, number=number) for number, example in enumerate(columns)]
+        self.rows, self._images = parts_of(splits[split], split)
         self._check(history)
 
-    def _check(self, history: int) -> None:
+    def _check(self, wanted: int | None) -> None:
         if not self.rows:
             raise SetError(f"split {self.split} of {self.folder} has no rows; make the set anew")
         found = len(self.rows[0].history)
+        history = found if wanted is None else wanted
         if found != history:
             raise SetError(
                 f"{self.folder} has histories of {found} frames, and {history} are asked for; make a set with "

@@ -92,10 +92,20 @@ def extract(
     atomic_write_text(record, json.dumps(wanted, indent=1) + "\n")
     for leftover in folder.rglob(".*.part"):  # of a run that was killed
         shutil.rmtree(leftover)
-    missing = [video for video in videos if not (folder / video.name / CLIP).is_file()]
+    missing = [video for video in videos if not _is_made(folder / video.name, video.path)]
     jobs = [(video, folder, look) for video in missing]
     made = dict(zip(missing, each(_extract, jobs, workers=workers, description="frames of videos"), strict=True))
     return [made[video] if video in made else _count(folder / video.name) for video in videos]
+
+
+def _is_made(folder: Path, video: Path) -> bool:
+    """Whether the frames of a video are there; those of a file that was replaced since are removed."""
+    if not (folder / CLIP).is_file():
+        return False
+    same = video.is_file() and json.loads((folder / CLIP).read_text())["bytes"] == video.stat().st_size
+    if not same:
+        shutil.rmtree(folder)
+    return same
 
 
 def _count(folder: Path) -> int:
@@ -123,7 +133,8 @@ def _extract(job: tuple[Video, Path, Look]) -> int | str:
         for number, frame in zip(numbers, clip.frames, strict=True):
             options: dict[str, Any] = {} if look.suffix == "png" else {"quality": look.quality, "subsampling": 0}
             Image.fromarray(frame).save(temporary / file_of(".", number, look.suffix), **options)
-        (temporary / CLIP).write_text(json.dumps({"frames": len(places)}) + "\n")
+        record = {"frames": len(places), "bytes": video.path.stat().st_size}
+        (temporary / CLIP).write_text(json.dumps(record) + "\n")
     return len(places)
 
 

@@ -10,7 +10,7 @@ from common.progress import track
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-FEW = 32  # jobs that are not worth starting processes for
+FEW = 64  # jobs that are not worth starting processes for
 
 
 def each(function: Callable[[Job], Result], jobs: Sequence[Job], *, workers: int, description: str) -> Iterator[Result]:
