@@ -102,7 +102,9 @@ class Lpips(nn.Module):
             name = f"lin{number}.model.1.weight"
             weight = state.get(name)
             if weight is None or weight.numel() != layer.out_channels:
-                raise ValueError(f"{path} has no {name} of {layer.out_channels} channels; it is not LPIPS of {self.net}")
+                raise ValueError(
+                    f"{path} has no {name} of {layer.out_channels} channels; it is not LPIPS of {self.net}"
+                )
             self.register_buffer(f"head{number}", weight.detach().float().reshape(1, -1, 1, 1))
 
     def train(self, mode: bool = True) -> "Lpips":
