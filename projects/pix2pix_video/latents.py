@@ -38,7 +38,7 @@ def settings_of(
         history: T.
         rows: fingerprint of the rows (`EditFrames.fingerprint`), if they are known.
     """
-    return {
+    settings: dict[str, str | int | float | bool | None] = {
         "vae": codec.identity,
         "vae_dtype": _name(codec.dtype),
         "scaling_factor": codec.scaling_factor,
@@ -46,7 +46,8 @@ def settings_of(
         "crop": crop,
         "history": history,
         "dtype": _name(DTYPE),
-    } | ({} if rows is None else {"rows": rows})
+    }
+    return settings if rows is None else settings | {"rows": rows}
 
 
 def text_settings_of(encoder: ClipText) -> dict[str, str | int | float | bool | None]:
