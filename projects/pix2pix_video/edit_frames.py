@@ -144,7 +144,7 @@ def _limit(found: Found, max_skipped: float, folder: Path) -> None:
         log.warning("left out: %d more", len(found.skipped) - SHOWN)
     if not found.clips:
         raise SourceError("the source holds no clips; check its folder and annotations")
-    if len({clip.id for clip in found.skipped}) > max_skipped * found.clips:
+    if len(found.skipped) > max_skipped * found.clips:
         listed = folder.with_name(f"{folder.name}_skipped.json")
         atomic_write_text(listed, _listed(found.skipped))
         first = found.skipped[0]

@@ -53,13 +53,15 @@ class BuiltInEdits:
         clips = list(dict.fromkeys(row["history"] for rows in tables.values() for row in rows))
         counts = dict(zip(clips, self._frames(clips, workers), strict=True))
         found = Found(clips=len(clips))
+        lost = set()
         for split, rows in tables.items():
             for row in rows:
-                count = counts[row["history"]]
-                if isinstance(count, str):
-                    found.skipped.append(Skipped(row["id"], split, row["history"], count))
-                else:
-                    found.samples.append(Sample(_row(row, windows, count), split, row["history"]))
+                clip, count = row["history"], counts[row["history"]]
+                if isinstance(count, int):
+                    found.samples.append(Sample(_row(row, windows, count), split, clip))
+                elif clip not in lost:
+                    found.skipped.append(Skipped(clip, split, clip, count))
+                    lost.add(clip)
         return found
 
     def _frames(self, clips: list[str], workers: int) -> list[int | str]:

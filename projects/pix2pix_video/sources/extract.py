@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
+import numpy as np
 from PIL import Image
 
 from common.files import atomic_folder, atomic_write_text
 from common.video.decode import VideoInfo, VideoReadError, read
-from common.video.sample import at_fps
+from common.video.sample import nearest_to_times
 from projects.pix2pix_video.sources.parallel import each
 from projects.pix2pix_video.sources.windows import Windows
 
 Suffix: TypeAlias = Literal["png", "jpg"]
 SETTINGS, CLIP = "settings.json", "clip.json"
-SLOWER = 0.9  # of the rate asked for: a clip below it lacks frames and would repeat none, so it is left out
 
 
 class Video(NamedTuple):
@@ -139,9 +139,12 @@ def _extract(job: tuple[Video, Path, Look]) -> int | str:
 
 
 def _at_rate(path: Path, info: VideoInfo, fps: float) -> list[int]:
-    if info.fps < SLOWER * fps:
-        raise VideoReadError(path, f"has {info.fps:.2f} frames a second, fewer than {fps:g}")
-    return [int(place) for place in at_fps(info.seconds, fps)]
+    """The frame nearest to each of 0, 1/fps, 2/fps ...: webm rounds times to milliseconds, up as well as down."""
+    times = np.arange(int(info.seconds[-1] * fps + 0.5) + 1) / fps
+    places = nearest_to_times(info.seconds, times)
+    if (np.diff(places) < 1).any() or (np.abs(info.seconds[places] - times) > 0.5 / fps).any():
+        raise VideoReadError(path, f"its frames ({info.fps:.2f} a second) lie too far apart for {fps:g} a second")
+    return [int(place) for place in places]
 
 
 def _numbers(path: Path, num_frames: int, windows: Windows | None) -> list[int]:

@@ -26,7 +26,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A clip that gives no rows.
+    """A clip that gives no rows, or an annotation that belongs to none.
 
     Attributes:
         id: of the clip or of its row in the annotations.
