@@ -159,13 +159,14 @@ def _random(architecture: Mapping[str, Any] | None, history: int, seed: int) -> 
         return UNet2DConditionModel(**arguments)
 
 
-def read_unet(weights: str) -> UNet2DConditionModel:
+def read_unet(weights: str, *, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
     """A published UNet with the number of channels that it has, every parameter from its file.
 
     safetensors are read where they are; a `.bin` file is opened as tensors only. Nothing is downloaded.
 
     Args:
         weights: folder of a pipeline of diffusers or of a UNet, or id of a fetched Hub repository.
+        dtype: of the parameters, whatever that of the files is.
 
     Raises:
         WeightsError: nothing there, or files of another model.
@@ -175,7 +176,11 @@ def read_unet(weights: str) -> UNet2DConditionModel:
         raise WeightsError(f"{folder} has neither {FILE}.safetensors nor .bin; fetch the weights of the UNet")
     try:
         unet, found = UNet2DConditionModel.from_pretrained(
-            folder, use_safetensors=has_safetensors, output_loading_info=True, local_files_only=True
+            folder,
+            use_safetensors=has_safetensors,
+            output_loading_info=True,
+            local_files_only=True,
+            torch_dtype=dtype,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
@@ -27,7 +28,7 @@ class VideoInstructPix2PixPipeline(DiffusionPipeline):
     There is no safety checker: what is generated is not looked at.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
+    model_cpu_offload_seq = "text_encoder->unet->vae"  # type: ignore[assignment]  # None in the base class
     vae: Any
     text_encoder: Any
     tokenizer: Any
@@ -106,7 +107,7 @@ class VideoInstructPix2PixPipeline(DiffusionPipeline):
             generators=_generators(generator, len(prompts)),
             watch=self.progress_bar,
         )
-        found = latents if output_type == "latent" else self._decode(latents, output_type)
+        found: Any = latents if output_type == "latent" else self._decode(latents, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=found)
 

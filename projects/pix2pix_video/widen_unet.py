@@ -16,7 +16,7 @@ MAX_SHARD_BYTES = 5_000_000_000
 
 
 def widen_unet(*, source: str, target: str, history: int) -> dict[str, Any]:
-    """Writes `<target>/unet`; the base stays as it is, and its other parts are read from there.
+    """Writes `<target>/unet` in float32; the base stays as it is, and its other parts are read from there.
 
     Args:
         source: folder of a pipeline of diffusers or of a UNet, or id of a fetched Hub repository: text to image (C
@@ -58,7 +58,7 @@ def write_unet(unet: Any, folder: Path, *, max_shard_bytes: int) -> None:
         OSError: the weights or the input channels do not read back equal.
     """
     unet.save_pretrained(folder, max_shard_size=max_shard_bytes)
-    again: Any = read_unet(str(folder))
+    again: Any = read_unet(str(folder), dtype=unet.dtype)
     if channels_of(again) != channels_of(unet):
         raise OSError(f"{folder}: {channels_of(again)} channels read back, {channels_of(unet)} were written")
     written: dict[str, Tensor] = again.state_dict()
