@@ -155,7 +155,7 @@ class Lpips(nn.Module):
 
 def _tensors(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
-        raise ValueError(f"{path} is no file; LPIPS takes the state dict of its trunk by path (lpips.trunk)")
+        raise ValueError(f"{path} is no file; LPIPS takes the state dict of its trunk by path (model.lpips.trunk)")
     state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict")

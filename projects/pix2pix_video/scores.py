@@ -1,11 +1,16 @@
 """How near predicted frames are to the true ones, beside what copying and the autoencoder alone would reach."""
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from common.files import atomic_write_bytes
 from common.metrics.gather import gathered
 from common.metrics.image import psnr, ssim
 from common.metrics.interval import Estimate, mean
@@ -35,13 +40,18 @@ class EditScores:
     differences to `copy_last`, row by row, which are far more certain than the difference of two means.
     """
 
-    def __init__(self, *, lpips: Build[nn.Module] | None = None, follow: bool = False) -> None:
+    def __init__(
+        self, *, lpips: Build[nn.Module] | None = None, follow: bool = False, pictures: str | None = None
+    ) -> None:
         """
         Args:
             lpips: recipe of `common.metrics.lpips.Lpips`; None leaves the column out.
             follow: whether the built-in edits are also checked for doing what their instruction says.
+            pictures: folder for the predictions of each view and, in `truth`, the targets of the first, as PNG, which
+                `prepare task=picture_metrics` compares; None writes none.
         """
         self.make_lpips, self.follow = lpips, follow
+        self.folder = None if pictures is None else Path(pictures)
         self._measures: dict[str, Measure] = {"psnr": psnr, "ssim": ssim}
         self._tables: dict[str, dict[str, Scored]] = {}
         self._report: dict[str, dict[str, Estimate]] = {}
@@ -74,6 +84,10 @@ class EditScores:
         if view == self._first:
             self._add("copy_last", rows, copied)
             self._add("vae_round_trip", rows, self._measure(round_trip, truth))
+        if self.folder is not None:
+            _write(self.folder / view, rows, pred)
+            if view == self._first:
+                _write(self.folder / "truth", rows, truth)
 
     def _measure(self, pred: Tensor, truth: Tensor) -> dict[str, Tensor]:
         return {name: measure(pred, truth).cpu() for name, measure in self._measures.items()}
@@ -119,6 +133,14 @@ class EditScores:
     def report(self) -> Mapping[str, Mapping[str, Estimate | float]]:
         """Columns by row of the last epoch: the views, then the references."""
         return self._report
+
+
+def _write(folder: Path, rows: Sequence[EditRow], pictures: Tensor) -> None:
+    for row, picture in zip(rows, pictures.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, format="PNG")
+        name = quote(row.id, safe=" ")  # ids may be paths, and two of them must not become one file
+        atomic_write_bytes(folder / f"{name}.png", buffer.getvalue())
 
 
 def _columns(rows: Mapping[str, Scored]) -> dict[str, Estimate]:

@@ -56,7 +56,7 @@ def test_wrong_files_and_pictures_are_named(tmp_path: Path) -> None:
     _, path = trunk_file(tmp_path, "alex")
     with pytest.raises(ValueError, match=r"no features\.0\.weight of \[64, 3, 3, 3\]; it is not vgg"):
         Lpips(trunk=str(path), net="vgg")
-    with pytest.raises(ValueError, match=r"absent\.pth is no file; .*lpips\.trunk"):
+    with pytest.raises(ValueError, match=r"absent\.pth is no file; .*model\.lpips\.trunk"):
         Lpips(trunk=str(tmp_path / "absent.pth"))
     with pytest.raises(ValueError, match=r"no lin0\.model\.1\.weight"):
         Lpips(trunk=str(path), heads=str(path))

@@ -1,7 +1,12 @@
 """The table of scores: views, references, tasks, gains."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from common.metrics.image import psnr, ssim
@@ -144,3 +149,18 @@ def test_built_in_edits_are_checked_on_demand(follow: bool) -> None:
         assert logged["followed"] == 0.75
         assert scores.report()["real"]["followed"].cases == 4
         assert "followed" not in scores.report()["vae_round_trip"]
+
+
+def test_predictions_and_truths_are_written_on_demand(tmp_path: Path) -> None:
+    scores = EditScores(pictures=str(tmp_path / "pictures"))
+    scores.start(["real", "blind"], CPU)
+    each = [replace(row, id=f"test/{row.id}") for row in rows(6)]
+    update(scores, "real", slice(0, 3), each)
+    update(scores, "blind", slice(3, 5), each)
+    found = sorted(str(path.relative_to(tmp_path / "pictures")) for path in tmp_path.rglob("*.png"))
+    assert found == [
+        *(f"blind/test%2Fr{n}.png" for n in (3, 4)),
+        *(f"{folder}/test%2Fr{n}.png" for folder in ("real", "truth") for n in range(3)),
+    ]
+    with Image.open(tmp_path / "pictures" / "truth" / "test%2Fr1.png") as image:
+        assert torch.equal(torch.from_numpy(np.array(image)).permute(2, 0, 1), pictures(0)[1])
