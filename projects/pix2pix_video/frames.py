@@ -156,12 +156,12 @@ class EditFrames:
             raise FrameError(row.id, "edited_image", "the set does not hold the image itself; make it anew")
         return bytes(image["bytes"])
 
-    @staticmethod
-    def _read(row: EditRow, path: Path, data: bytes | None = None) -> NDArray[np.uint8]:
+    def _read(self, row: EditRow, path: Path, data: bytes | None = None) -> NDArray[np.uint8]:
         try:
             return read_rgb(path, data)
         except VideoReadError as error:
-            raise FrameError(row.id, error.path, error.reason) from error
+            moved = "" if self.media.is_dir() else f", nor a folder {self.media}: say in media where the frames are now"
+            raise FrameError(row.id, error.path, error.reason + moved) from error
 
     def _shown(self, number: int, frames: list[Named]) -> Tensor:
         try:

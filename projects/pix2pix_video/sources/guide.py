@@ -104,7 +104,7 @@ class GuideLayout:
         """Files of frames by clip, in the order of their names."""
         clips: dict[str, list[Path]] = {}
         for split in SPLITS:
-            for folder, _, names in os.walk(self.root / split):
+            for folder, _, names in os.walk(self.root / split, followlinks=True):
                 frames = [Path(folder, name) for name in sorted(names) if _number(Path(name)) is not None]
                 if frames:
                     clips[Path(folder).relative_to(self.root).as_posix()] = frames

@@ -1,14 +1,16 @@
 """Instructions that lie beside folders of frames: metadata.json or metadata.jsonl, and which folder each row means."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from common.files import read_jsonl
 from projects.pix2pix_video.sources.found import SPLITS, SourceError
 
 NAMES = ("metadata.json", "metadata.jsonl")
+PATH, INSTRUCTION = ("video_path", "input_frames_folder"), ("instruction", "edit_prompt")  # the first that a row has
 
 
 class Entry(NamedTuple):
@@ -68,9 +70,9 @@ def entries(file: Path, root: Path) -> Iterator[Entry | Fault]:
     """
     for number, row in enumerate(_rows(file)):
         where = f"{file.relative_to(root).as_posix()} row {number}"
-        path, instruction, task = (_text(row, key) for key in ("video_path", "instruction", "task_type"))
+        path, instruction, task = (_text(row, keys) for keys in (PATH, INSTRUCTION, ("task_type",)))
         if path is None or instruction is None:
-            missing = "video_path" if path is None else "instruction"
+            missing = (PATH if path is None else INSTRUCTION)[0]
             yield Fault(where, file, f"has no {missing}; add it, or take the row out")
             continue
         clip = _clip(path, file.parent, root)
@@ -92,9 +94,9 @@ def _rows(file: Path) -> list[Any]:
     return content
 
 
-def _text(row: Any, key: str) -> str | None:
-    value = row.get(key) if isinstance(row, dict) else None
-    return value.strip() if isinstance(value, str) and value.strip() else None
+def _text(row: Any, keys: Sequence[str]) -> str | None:
+    values = (row.get(key) for key in keys) if isinstance(row, dict) else ()
+    return next((value.strip() for value in values if isinstance(value, str) and value.strip()), None)
 
 
 def _clip(path: str, beside: Path, root: Path) -> str | None:
@@ -103,13 +105,12 @@ def _clip(path: str, beside: Path, root: Path) -> str | None:
     A path is relative to the root, to its file or to its split; one of another machine is known by the part that
     begins with the name of a split.
     """
-    parts = Path(path).parts
+    parts = PureWindowsPath(path).parts  # that reads both kinds of slashes
     candidates = [root / path, beside / path]
     starts = [i for i, part in enumerate(parts) if part in SPLITS]
     candidates += [root.joinpath(*parts[i:]) for i in reversed(starts)]
-    top = root.resolve()
-    for candidate in (found.resolve() for found in candidates if found.is_dir()):
-        relative = candidate.relative_to(top) if candidate.is_relative_to(top) else Path()
+    for candidate in (found for found in candidates if found.is_dir()):
+        relative = Path(os.path.relpath(candidate, root))  # by names alone: splits and clips may be links
         if len(relative.parts) > 1 and relative.parts[0] in SPLITS:
             return relative.as_posix()
     return None

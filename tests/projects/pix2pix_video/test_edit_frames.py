@@ -103,6 +103,27 @@ def test_paths_may_be_those_of_another_machine_or_relative_to_the_metadata(tmp_p
     assert not any(Path(path).is_absolute() for row in found for path in [*row["input_frames"], row["target_frame"]])
 
 
+def test_splits_and_clips_may_be_links(root: Path, tmp_path: Path) -> None:
+    shutil.move(root / "train", tmp_path / "elsewhere")
+    (root / "train").symlink_to(tmp_path / "elsewhere")
+    shutil.move(root / "val" / "move_object" / "video_9", tmp_path / "clip")
+    (root / "val" / "move_object" / "video_9").symlink_to(tmp_path / "clip")
+    assert make(root, tmp_path / "set") == {"train": 3, "val": 1, "test": 1, "clips": 5, "skipped": 0}
+
+
+def test_rows_of_older_metadata_and_of_windows(tmp_path: Path) -> None:
+    root = tmp_path / "media"
+    for name in ("train/a/video_1", "train/a/video_2"):
+        write_clip(root / name)
+    rows = [
+        {"input_frames_folder": "train/a/video_1", "edit_prompt": "one"},
+        {"video_path": "C:\\data\\train\\a\\video_2", "instruction": "two"},
+    ]
+    (root / "metadata.json").write_text(json.dumps(rows))
+    make(root, tmp_path / "set")
+    assert load_from_disk(str(tmp_path / "set"))["train"]["edit_prompt"][:] == ["one", "two"]
+
+
 def test_set_and_media_can_be_moved_together_and_apart(root: Path, tmp_path: Path) -> None:
     make(root, tmp_path / "set")
     before = EditFrames(folder=str(tmp_path / "set"), split="val", size=16, history=20).pixels(0)
@@ -111,6 +132,8 @@ def test_set_and_media_can_be_moved_together_and_apart(root: Path, tmp_path: Pat
         shutil.move(tmp_path / name, tmp_path / "moved" / name)
     assert EditFrames(folder=str(tmp_path / "moved" / "set"), split="val", size=16, history=20).pixels(0).equal(before)
     shutil.move(tmp_path / "moved" / "media", tmp_path / "away")
+    with pytest.raises(ValueError, match=r"nor a folder .*: say in media where the frames are now"):
+        EditFrames(folder=str(tmp_path / "moved" / "set"), split="val", size=16, history=20).pixels(0)
     apart = EditFrames(
         folder=str(tmp_path / "moved/set"), split="val", media=str(tmp_path / "away"), size=16, history=20
     )
