@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -168,10 +167,17 @@ class EditFrames:
             clip = stack(frames)
         except VideoReadError as error:
             raise FrameError(self.rows[number].id, error.path, error.reason) from error
-        if self.crop == "squash":
-            clip = resize(clip, self.size, self.size)
-        else:
-            clip = center_crop(resize_short_side(clip, self.size), self.size, self.size)
-        shown = to_channels_first(clip)
-        assert shown.dtype == torch.uint8
-        return shown
+        return fitted(clip, size=self.size, crop=self.crop)
+
+
+def fitted(frames: NDArray[np.uint8], *, size: int, crop: Crop) -> Tensor:
+    """Frames of one clip as the model sees them, uint8 (T, 3, size, size); one crop for all.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        size: side of the square in pixels.
+        crop: as for `EditFrames`.
+    """
+    if crop == "squash":
+        return to_channels_first(resize(frames, size, size))
+    return to_channels_first(center_crop(resize_short_side(frames, size), size, size))
