@@ -9,16 +9,23 @@ from rich.table import Table
 
 from common.metrics.interval import Estimate
 
+MOST = 8  # columns; more are easier to read as lines
 Report = dict[str, dict[str, Estimate | float]]
 
 
 def show(report: Mapping[str, Mapping[str, Estimate | float]], *, title: str) -> None:
-    """Prints rows and columns; an estimate with its 95 % interval."""
+    """Prints rows and columns, estimates with their 95 % intervals; the other way round where columns are many."""
     columns = list(dict.fromkeys(column for row in report.values() for column in row))
-    table = Table("", *columns, title=title)
-    for name, row in report.items():
-        table.add_row(name, *(_cell(row[column]) if column in row else "" for column in columns))
-    Console(width=max(80, 12 + 22 * (1 + len(columns)))).print(table)
+    cells = {(name, column): _cell(value) for name, row in report.items() for column, value in row.items()}
+    if len(columns) > MOST:
+        lines, heads = columns, list(report)
+        cells = {(column, name): cell for (name, column), cell in cells.items()}
+    else:
+        lines, heads = list(report), columns
+    table = Table("", *heads, title=title)
+    for line in lines:
+        table.add_row(line, *(cells.get((line, head), "") for head in heads))
+    Console(width=max(80, 12 + 22 * (1 + len(heads)))).print(table)
 
 
 def _cell(value: Estimate | float) -> str:

@@ -47,3 +47,12 @@ def test_a_table_of_means(capsys: pytest.CaptureFixture[str]) -> None:
     assert "0.000 (-1.96 to 1.96)" in printed
     told = json.loads(json.dumps(as_json(report), allow_nan=False))
     assert told["real"]["one"] == {"value": 5.0, "low": None, "high": None, "cases": 1}
+
+
+def test_many_columns_become_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    report = {"real": {f"psnr/{n}": float(n) for n in range(12)}, "copy_last": {"psnr/3": 1.5}}
+    show(report, title="t")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    (line,) = [line for line in lines if "psnr/3 " in line]
+    assert line.index("3.000") < line.index("1.500")
