@@ -93,45 +93,85 @@ class VideoInstructPix2PixPipeline(DiffusionPipeline):
         if output_type not in OUTPUTS:
             raise ValueError(f"output_type={output_type}: one of {', '.join(OUTPUTS)}")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        device: torch.device = self._execution_device
-        history = self._encode_frames(images, device)
-        text = self._encode_text([*prompts, ""], device)
-        latents = sample(
-            EditModel(unet=self.unet),
-            history=history.expand(len(prompts), -1, -1, -1, -1),
-            text=text[:-1],
-            null_text=text[-1:],
-            scheduler=self.scheduler,
+        guidance = Guidance(text_scale=guidance_scale, image_scale=image_guidance_scale, rescale=guidance_rescale)
+        self._refuse_frames(images)
+        latents = self._sample(
+            self._encode_frames(images),
+            self._encode_text([*prompts, ""]),
             steps=num_inference_steps,
-            guidance=Guidance(text_scale=guidance_scale, image_scale=image_guidance_scale, rescale=guidance_rescale),
+            guidance=guidance,
             generators=_generators(generator, len(prompts)),
-            watch=self.progress_bar,
         )
         found: Any = latents if output_type == "latent" else self._decode(latents, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=found)
 
+    @torch.no_grad()
     def roll_out(
-        self, images: Sequence[Image.Image], prompt: str, *, frames: int, **settings: Any
+        self,
+        images: Sequence[Image.Image],
+        prompt: str,
+        *,
+        frames: int,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 7.5,
+        image_guidance_scale: float = 1.5,
+        guidance_rescale: float = 0.0,
+        generator: torch.Generator | None = None,
     ) -> list[Image.Image]:
-        """Further frames, each predicted from the T before it, predicted ones included.
+        """Further frames, each predicted from the T before it, predicted ones included; each is encoded once.
 
         Args:
             images: as for a call.
             prompt: instruction.
             frames: how many to predict.
-            **settings: of a call. One generator goes on from frame to frame.
+            num_inference_steps: of each frame.
+            guidance_scale: as for a call.
+            image_guidance_scale: as for a call.
+            guidance_rescale: as for a call.
+            generator: goes on from frame to frame; None draws a seed from the generator of the process.
 
         Returns:
             The predicted frames, oldest first.
-        """
-        known = list(images)
-        for _ in range(frames):
-            known += self(known[len(known) - len(images) :], prompt, **settings).images
-        return known[len(images) :]
 
-    def _encode_frames(self, images: Sequence[Image.Image], device: torch.device) -> Tensor:
-        """Unscaled modes, (1, T, C, h, w)."""
+        Raises:
+            ValueError: as for a call.
+        """
+        guidance = Guidance(text_scale=guidance_scale, image_scale=image_guidance_scale, rescale=guidance_rescale)
+        self._refuse_frames(images)
+        text, generators = self._encode_text([prompt, ""]), _generators(generator, 1)
+        history, found = self._encode_frames(images), list[Image.Image]()
+        for _ in range(frames):
+            if found:
+                history = torch.cat([history[:, 1:], self._encode_frames(found[-1:])], dim=1)
+            latents = self._sample(history, text, steps=num_inference_steps, guidance=guidance, generators=generators)
+            found += self._decode(latents, "pil")
+        self.maybe_free_model_hooks()
+        return found
+
+    def _sample(
+        self,
+        history: Tensor,
+        text: Tensor,
+        *,
+        steps: int,
+        guidance: Guidance,
+        generators: list[torch.Generator],
+    ) -> Tensor:
+        """Scaled latents of the next frame for each text but the last, which is the null instruction."""
+        return sample(
+            EditModel(unet=self.unet),
+            history=history.expand(len(text) - 1, -1, -1, -1, -1),
+            text=text[:-1],
+            null_text=text[-1:],
+            scheduler=self.scheduler,
+            steps=steps,
+            guidance=guidance,
+            generators=generators,
+            watch=self.progress_bar,
+        )
+
+    def _refuse_frames(self, images: Sequence[Image.Image]) -> None:
         if len(images) != self.history:
             raise ValueError(
                 f"{len(images)} frames were given, this model sees {self.history}, oldest first; give that many"
@@ -143,18 +183,21 @@ class VideoInstructPix2PixPipeline(DiffusionPipeline):
                 f"frames of {', '.join(f'{w}x{h}' for w, h in sorted(sizes))} pixels; resize all to one size whose "
                 f"sides are multiples of {self.factor}, best to that of training"
             )
+
+    def _encode_frames(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unscaled modes, (1, n, C, h, w)."""
         pixels = self.image_processor.preprocess([image.convert("RGB") for image in images])
-        modes: Tensor = self.vae.encode(pixels.to(device, self.vae.dtype)).latent_dist.mode()
+        modes: Tensor = self.vae.encode(pixels.to(self._execution_device, self.vae.dtype)).latent_dist.mode()
         return modes.float()[None]
 
-    def _encode_text(self, prompts: list[str], device: torch.device) -> Tensor:
+    def _encode_text(self, prompts: list[str]) -> Tensor:
         """Last hidden states, (B, L, D); all L places count, padding too, as in the pipelines of Stable Diffusion."""
         length = self.tokenizer.model_max_length
         rows = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=False)["input_ids"]
         for prompt, row in zip(prompts, rows, strict=True):
             if len(row) > length:
                 raise ValueError(f'the prompt "{prompt}" has {len(row)} tokens, the text encoder takes {length}')
-        states: Tensor = self.text_encoder(torch.tensor(rows, device=device))[0]
+        states: Tensor = self.text_encoder(torch.tensor(rows, device=self._execution_device))[0]
         return states
 
     def _decode(self, latents: Tensor, output_type: str) -> Any:

@@ -136,8 +136,10 @@ def test_a_roll_out_sees_what_it_predicted() -> None:
     generator, known = seeded(0), list(seen)
     for place, frame in enumerate(found):
         [wanted] = pipeline(known[place:], PROMPT, generator=generator, **settings).images
-        assert np.array_equal(np.asarray(frame), np.asarray(wanted)), place
-        known.append(wanted)
+        # A frame is encoded by itself there and among others here, which rounds differently.
+        assert np.abs(np.asarray(frame).astype(int) - np.asarray(wanted)).max() <= 1, place
+        known.append(frame)
+    assert np.abs(np.asarray(found[1]).astype(int) - np.asarray(found[0])).max() > 8
     assert pipeline.roll_out(seen, PROMPT, frames=0) == []
 
 
