@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from common.callbacks.stopping import EXIT_STOPPED
 from common.checkpoint import committed, load_file, locate
 from common.config import CONF
 from common.loggers import read_metrics
-from tests.test_parallel import WAYS, needs_deepspeed
+from tests.test_parallel import WAYS, averages, needs_deepspeed, without_average
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +85,26 @@ def test_killed_and_resumed_is_bit_equal(fault: str, method: list[str], whole: P
     assert losses(tmp_path) == losses(whole)
     last, other = (committed(run_of(folder) / "checkpoints")[-1] for folder in (tmp_path, whole))
     assert last.name == other.name == "step_0000010.ckpt"
+    ours, reference = load_file(last), load_file(other)
+    for part in ("state_dict", "optimizer_states"):
+        assert_equal(ours[part], reference[part], part)
+    assert_equal(averages(ours), averages(reference), "average")
+
+
+def assert_equal(ours: Any, reference: Any, name: str) -> None:
+    """Bit for bit, however nested."""
+    if isinstance(reference, torch.Tensor):
+        assert torch.equal(ours, reference), name
+    elif isinstance(reference, Mapping):
+        assert ours.keys() == reference.keys(), name
+        for key, value in reference.items():
+            assert_equal(ours[key], value, f"{name} {key}")
+    elif isinstance(reference, list):
+        assert len(ours) == len(reference), name
+        for number, value in enumerate(reference):
+            assert_equal(ours[number], value, f"{name} {number}")
+    else:
+        assert ours == reference, name
 
 
 def test_sigterm_saves_at_the_next_step_and_stops(method: list[str], whole: Path, tmp_path: Path) -> None:
@@ -95,6 +117,8 @@ def test_sigterm_saves_at_the_next_step_and_stops(method: list[str], whole: Path
 @pytest.mark.parametrize("way", ["ddp", "fsdp", pytest.param("zero2", marks=needs_deepspeed)])
 def test_processes_may_change_on_the_way(way: str, method: list[str], whole: Path, tmp_path: Path) -> None:
     two = WAYS[way]
+    if way == "zero2" and without_average(method[0]):
+        pytest.skip("DeepSpeed keeps no average of the weights, and a run goes on with the callbacks it began with")
     ids = tmp_path / "ids"
     assert train(tmp_path, *method, fault="micro:13", ids=ids) == -signal.SIGKILL  # after step 3
     assert train(tmp_path, *method, "ckpt=last", *two, fault="micro:17", ids=ids) != 0  # to step 6
@@ -123,7 +147,7 @@ def rows_by_step(ids: Path) -> dict[int, set[int]]:
 
 
 def test_another_experiment_is_refused(method: list[str], whole: Path) -> None:
-    with pytest.raises(AssertionError, match=r"model\.weight_decay was 0\.0, is 0\.1"):
+    with pytest.raises(AssertionError, match=r"model\.weight_decay was 0\.\d+, is 0\.1"):
         train(whole, *method, "ckpt=last", "model.weight_decay=0.1")
     with pytest.raises(AssertionError, match="seed was 0, is 1"):
         train(whole, *method, "ckpt=last", "seed=1")

@@ -1,16 +1,19 @@
 """InstructPix2Pix for video as a LightningModule: what is built, what trains, what is logged."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from lightning import LightningModule
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
+from common.callbacks.pictures import Picture
 from common.data.module import StreamData
 from common.encoders.text import ClipText
 from common.export import Layout
@@ -21,10 +24,12 @@ from common.metrics.interval import Estimate
 from common.optim import parameter_groups
 from common.parallel import shard
 from common.random import generator
-from common.types import Build
+from common.types import Build, Pick
 from projects.pix2pix_video.data import NULL, EditBatch, Edits, posterior
 from projects.pix2pix_video.layouts import LAYOUTS
 from projects.pix2pix_video.model import EditModel, blocks
+from projects.pix2pix_video.requests import RequestBatch
+from projects.pix2pix_video.roll_out import answer
 from projects.pix2pix_video.sampling import Guidance, sample
 from projects.pix2pix_video.scores import EditScores
 
@@ -53,6 +58,7 @@ class Pix2PixVideo(LightningModule):
         sampled: int = 64,
         lpips: Build[nn.Module] | None = None,
         follow: bool = False,
+        pictures: str | None = None,
     ) -> None:
         """
         Args:
@@ -73,6 +79,7 @@ class Pix2PixVideo(LightningModule):
             sampled: first rows of the validation set that are sampled and scored as pictures; all give a loss.
             lpips: recipe of `common.metrics.lpips.Lpips`, to score with it too.
             follow: whether the instruction was followed is checked too; of the built-in edits alone.
+            pictures: folder for the predictions and truths of a test as PNG, for `prepare task=picture_metrics`.
         """
         super().__init__()
         if train_text_encoder == (text_encoder_lr is None):
@@ -88,7 +95,7 @@ class Pix2PixVideo(LightningModule):
         self.sampling_steps, self.sampling_seed = int(sampling["steps"]), int(sampling["seed"])
         self.guidance = Guidance(**sampling["guidance"])
         self._frozen: dict[str, Any] = {}  # outside the module tree: never trained, saved or wrapped
-        self.scores = EditScores(lpips=lpips, follow=follow)
+        self.scores = EditScores(lpips=lpips, follow=follow, pictures=pictures)
         self.loss = MeanMetric()
 
     @staticmethod
@@ -141,9 +148,7 @@ class Pix2PixVideo(LightningModule):
         """States of the instructions (B, L, D) and of the null instruction (1, L, D)."""
         if self.text_encoder is not None:
             if batch.text is not None:
-                raise ValueError(
-                    "model.train_text_encoder=true learns what the table holds; set data.*.text=null"
-                )
+                raise ValueError("model.train_text_encoder=true learns what the table holds; set data.*.text=null")
             states = self.text_encoder([*batch.prompts, NULL])
         elif batch.text is not None:
             assert batch.null_text is not None
@@ -242,6 +247,31 @@ class Pix2PixVideo(LightningModule):
             generators=[generator(self.sampling_seed, "pix2pix_video", "sample", name) for name in names],
         )
         return self.codec.decode(self.codec.unscale(latents))
+
+    def predict_step(self, batch: RequestBatch, batch_idx: int) -> list[dict[str, str]]:
+        states = self._states([*batch.prompts, NULL])
+
+        def encode(frames: Tensor) -> Tensor:
+            return self.codec.encode(frames.flatten(0, 1)).mean.unflatten(0, frames.shape[:2])
+
+        def predict(history: Tensor, step: int) -> Tensor:
+            names = [f"{name}/{step}" if step else name for name in batch.ids]
+            return self.predict(history, states[:-1], states[-1:], names=names)
+
+        return answer(batch, encode, predict, folder=Path(self.trainer.default_root_dir) / "generated")
+
+    def predict_pictures(self, rows: Edits, numbers: Sequence[int]) -> list[Picture]:
+        """Predictions of rows of a data set, for `common.callbacks.pictures`."""
+        picks = [Pick(number, number, 1.0) for number in numbers]
+        batch = move_data_to_device(rows.collate(picks), self.device)
+        history, _ = self.latents(batch)
+        text, null_text = self.text(batch)
+        chosen = rows.chosen(batch.rows)
+        preds = self.predict(history, text, null_text, names=[row.id for row in chosen])
+        return [
+            Picture(row.instruction, frames[:-1].cpu(), frames[-1].cpu(), pred.cpu())
+            for row, frames, pred in zip(chosen, batch.frames, preds, strict=True)
+        ]
 
     # Data
 
