@@ -1,13 +1,16 @@
 """A trained module from a checkpoint, built by the configuration of its own run."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from lightning import LightningModule, Trainer, seed_everything
 from omegaconf import DictConfig
 
 from common.checkpoint import load_file, load_trained, locate
-from common.config import bind, build, plain
+from common.config import ConfigError, bind, build, plain
 from common.ema import weights_of
 
 UNTRAINED = "none"
@@ -25,13 +28,16 @@ def trained_module(cfg: DictConfig, checkpoint: Path | None) -> LightningModule:
 
     Args:
         cfg: names the model when there is no checkpoint.
-        checkpoint: a file in a run folder, whose configuration then names the model; None for untrained weights.
+        checkpoint: a file in a run folder, whose configuration then names the model, but for keys of it that the
+            command line sets (`model.sampling.steps=50`); None for untrained weights.
     """
     seed_everything(cfg.seed, verbose=False)  # untrained weights are those that training would start from
     if checkpoint is None:
         node = plain(cfg)["model"]
     else:
         node = yaml.safe_load((checkpoint.parents[1] / "config.yaml").read_text())["model"]
+        for key in model_overrides():
+            node = replaced(node, key.split(".")[1:], select(plain(cfg), key), key=key)
     bind(node, "model")
     module: LightningModule = build(node)
     module.configure_model()
@@ -39,6 +45,36 @@ def trained_module(cfg: DictConfig, checkpoint: Path | None) -> LightningModule:
         _, trained = weights_of(load_file(checkpoint), cfg.weights, source=str(checkpoint))
         load_trained(module, trained, source=str(checkpoint))
     return module
+
+
+def model_overrides() -> list[str]:
+    """Keys of the model that the command line sets, such as `model.sampling.steps`; none outside a command."""
+    if not HydraConfig.initialized():
+        return []
+    words = [word.partition("=")[0].lstrip("+") for word in HydraConfig.get().overrides.task]
+    return [key for key in words if key.startswith("model.")]
+
+
+def select(tree: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key."""
+    value: Any = tree
+    for name in key.split("."):
+        value = value[name]
+    return value
+
+
+def replaced(node: Any, path: Sequence[str], value: Any, *, key: str) -> Any:
+    """A copy of a plain configuration with one value replaced.
+
+    Raises:
+        ConfigError: the configuration has no such key.
+    """
+    if not path:
+        return value
+    name, *rest = path
+    if not isinstance(node, dict) or name not in node:
+        raise ConfigError(f"the run of the checkpoint has no {key}; its config.yaml shows what it has")
+    return {**node, name: replaced(node[name], rest, value, key=key)}
 
 
 def tester(cfg: DictConfig) -> Trainer:

@@ -46,7 +46,8 @@ class LatentCodec(nn.Module):
         self.config: Any = vae.config
         if encoder_only:
             vae.decoder = vae.post_quant_conv = None
-        self.vae = vae.to(dtype=dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+        vae = vae if vae.dtype == dtype else vae.to(dtype)  # diffusers warns of every cast
+        self.vae = vae.to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self.identity, self.dtype, self.encoder_only = identity, dtype, encoder_only
         self.scaling_factor = float(self.config.scaling_factor)
         self.shift_factor = float(self.config.shift_factor or 0.0)

@@ -98,7 +98,8 @@ def build_unet(
     else:
         unet = read_unet(weights)
         _refuse_channels(unet, history, weights)
-    unet = unet.to(dtype=getattr(torch, dtype))
+    if unet.dtype != getattr(torch, dtype):  # diffusers warns of every cast
+        unet = unet.to(dtype=getattr(torch, dtype))
     unet.train()  # as a new one is; published weights arrive in evaluation mode
     if channels_last:
         unet = unet.to(memory_format=torch.channels_last)
