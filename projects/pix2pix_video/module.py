@@ -145,17 +145,22 @@ class Pix2PixVideo(LightningModule):
         return mean[:, :-1], Posterior(mean[:, -1], logvar[:, -1])
 
     def text(self, batch: EditBatch) -> tuple[Tensor, Tensor]:
-        """States of the instructions (B, L, D) and of the null instruction (1, L, D)."""
+        """States of the instructions (B, L, D) and of the null instruction (1, L, D), float32."""
+        if batch.text is None:
+            states = self._states([*batch.prompts, NULL])
+            return states[:-1], states[-1:]
         if self.text_encoder is not None:
-            if batch.text is not None:
-                raise ValueError("model.train_text_encoder=true learns what the table holds; set data.*.text=null")
-            states = self.text_encoder([*batch.prompts, NULL])
-        elif batch.text is not None:
-            assert batch.null_text is not None
-            return batch.text.float(), batch.null_text.float()
-        else:
-            states = self._part("text_encoder")([*batch.prompts, NULL]).half()  # as the table is
-        return states[:-1].float(), states[-1:].float()
+            raise ValueError("model.train_text_encoder=true learns what the table holds; set data.*.text=null")
+        assert batch.null_text is not None
+        return batch.text.float(), batch.null_text.float()
+
+    def _states(self, prompts: Sequence[str]) -> Tensor:
+        """States of prompts, float32 (B, L, D): of the text encoder that learns, or rounded as the table is."""
+        if self.text_encoder is not None:
+            states: Tensor = self.text_encoder(prompts)
+            return states.float()
+        frozen: Tensor = self._part("text_encoder")(prompts)
+        return frozen.half().float()
 
     def errors(self, batch: EditBatch) -> Tensor:
         """Weighted squared error of each sample, float32 (B,)."""
