@@ -34,6 +34,7 @@ SMALL = (
     "model.unet.architecture.block_out_channels=[16, 32]",
     "model.unet.architecture.sample_size=4",
     "model.sampling.steps=2",
+    "model.noise.config.prediction_type=epsilon",  # so that the noise is seen in the result of random weights
 )
 FRESH = """\
 import sys
