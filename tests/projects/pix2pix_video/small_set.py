@@ -1,5 +1,6 @@
 """A set of edits of a few rows that share frames, and small random encoders for it."""
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def make_set(root: Path) -> Path:
     folder.mkdir()
     splits = {split: [_row(split, number) for number in range(count)] for split, count in ROWS.items()}
     write_set(folder, splits, media=root / "media", history=HISTORY)
+    (folder / "edits.json").write_text(json.dumps({"media": "../media"}))
     return folder
 
 
