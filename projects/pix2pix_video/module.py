@@ -33,6 +33,8 @@ from projects.pix2pix_video.roll_out import answer
 from projects.pix2pix_video.sampling import Guidance, sample
 from projects.pix2pix_video.scores import EditScores
 
+LEARNED = "model.train_text_encoder=true learns what the table holds; set data.*.text=null"
+
 
 class Pix2PixVideo(LightningModule):
     """The next frame from T frames and an instruction (arXiv:2211.09800, with T frames instead of one)."""
@@ -150,7 +152,7 @@ class Pix2PixVideo(LightningModule):
             states = self._states([*batch.prompts, NULL])
             return states[:-1], states[-1:]
         if self.text_encoder is not None:
-            raise ValueError("model.train_text_encoder=true learns what the table holds; set data.*.text=null")
+            raise ValueError(LEARNED)
         assert batch.null_text is not None
         return batch.text.float(), batch.null_text.float()
 
@@ -294,4 +296,6 @@ class Pix2PixVideo(LightningModule):
             rows = self._rows(split)
             rows.refuse_other_codec(self.codec)
             if rows.table is not None:
+                if self.train_text_encoder:
+                    raise ValueError(LEARNED)
                 rows.refuse_other_text(self._part("text_encoder"))
