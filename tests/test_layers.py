@@ -32,7 +32,7 @@ ALLOWED = {
         "common/weights/pretrained.py",
         "projects/*",
     ],
-    "diffusers": ["common/latent/*", "projects/*"],
+    "diffusers": ["common/latent/*", "common/tiny/*", "projects/*"],
     "wandb": [],  # named in YAML
     "pytorch_lightning": [],  # its name in this project is lightning
     "torchvision": [],  # decoding and transforms are common/video
