@@ -1,0 +1,143 @@
+"""What a user asks of the model: a caption, a file of captions, or captions of a set; with a first frame or without."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from common.files import read_jsonl
+from common.types import Pick
+from common.video.decode import read
+from common.video.transform import center_crop, resize_short_side, to_channels_first
+
+
+class Asked(NamedTuple):
+    """One caption.
+
+    Attributes:
+        id: its name.
+        prompt: the caption.
+        first: file of the first frame, or "".
+    """
+
+    id: str
+    prompt: str
+    first: str
+
+
+class RequestBatch(NamedTuple):
+    """B captions.
+
+    Attributes:
+        ids: their names.
+        prompts: captions.
+        first: first frames, uint8 (B, 3, H, W), 0..255; None where none are given.
+        frames: F, how many to generate.
+        shape: C, h, w of a latent.
+        fps: of what is written.
+    """
+
+    ids: tuple[str, ...]
+    prompts: tuple[str, ...]
+    first: Tensor | None
+    frames: int
+    shape: tuple[int, ...]
+    fps: float
+
+
+class Captions(Dataset[Asked]):
+    """Captions as rows of `generate`."""
+
+    def __init__(
+        self,
+        *,
+        request: Mapping[str, Any],
+        table: str,
+        frames: int,
+        fps: float,
+        size: list[int],
+        latent: list[int],
+    ) -> None:
+        """
+        Args:
+            request: `prompt` (one caption) and `video` (an image or a video whose first frame is the clip's), or `file`
+                (JSON or JSON lines of {"prompt"} and, if wanted, "id" and "first"), or `count` rows of `table`.
+            table: JSON lines with `id` and `caption`, read where the request brings no caption.
+            frames: F, how many to generate.
+            fps: of what is written.
+            size: H, W of the frames.
+            latent: C, h, w of a latent.
+
+        Raises:
+            ValueError: the request or its file is not of this form.
+        """
+        self.frames, self.fps, self.size, self.latent = frames, fps, (size[0], size[1]), tuple(latent)
+        self.asked = _asked(request, Path(table))
+        firsts = {bool(each.first) for each in self.asked}
+        if len(firsts) > 1:
+            raise ValueError(f"{request['file']}: all captions have a first frame, or none; split the file")
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+    def __getitem__(self, pick: Pick) -> Asked:
+        return self.asked[pick.row]
+
+    @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        """All are alike."""
+        return None
+
+    @property
+    def weights(self) -> NDArray[np.float64] | None:
+        """Each counts once."""
+        return None
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the captions do."""
+        return hashlib.blake2b(json.dumps(self.asked).encode(), digest_size=16).hexdigest()
+
+    def collate(self, samples: list[Asked]) -> RequestBatch:
+        """Captions of one batch."""
+        given = bool(samples[0].first)
+        return RequestBatch(
+            ids=tuple(each.id for each in samples),
+            prompts=tuple(each.prompt for each in samples),
+            first=torch.stack([self._first(each.first) for each in samples]) if given else None,
+            frames=self.frames,
+            shape=self.latent,
+            fps=self.fps,
+        )
+
+    def _first(self, path: str) -> Tensor:
+        """uint8 (3, H, W): the shorter side resized, the middle taken."""
+        frame = read(Path(path), [0]).frames
+        return to_channels_first(center_crop(resize_short_side(frame, max(self.size)), *self.size))[0]
+
+
+def _asked(request: Mapping[str, Any], table: Path) -> list[Asked]:
+    prompt, video, file = request["prompt"], request["video"], request["file"]
+    if video is not None and prompt is None:
+        raise ValueError("request.video is the first frame of a clip; say by request.prompt what it shows")
+    if prompt is not None and file is not None:
+        raise ValueError("request.prompt is one caption, request.file has captions of its own; give one of them")
+    if prompt is not None:
+        return [Asked("request", str(prompt), str(video or ""))]
+    if file is None:
+        rows = [row for row in read_jsonl(table) if row.get("caption")][: request["count"]]
+        return [Asked(str(row["id"]), str(row["caption"]), "") for row in rows]
+    path = Path(file)
+    content: Any = read_jsonl(path) if path.suffix == ".jsonl" else json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, list) or not all(isinstance(row, dict) and row.get("prompt") for row in content):
+        raise ValueError(f"{path}: a list of {{'prompt': ...}}, each with a caption")
+    return [
+        Asked(str(row.get("id", i)), str(row["prompt"]), str(row.get("first", ""))) for i, row in enumerate(content)
+    ]
