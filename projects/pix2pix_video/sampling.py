@@ -1,16 +1,14 @@
 """From noise to the latent of the next frame, guided by the history and the instruction."""
 
-import copy
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
 from common.latent.guidance import rescale, shares, two_scale
+from common.latent.steps import first_noise, make_plan, step_settings
 
 Denoiser = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # as `EditModel.forward`
 
@@ -88,11 +86,8 @@ def sample(
         ValueError: no steps, or a scheduler that draws noise by itself.
     """
     assert len(generators) == len(history) == len(text), (len(generators), history.shape, text.shape)
-    if steps < 1:
-        raise ValueError(f"sampling.steps={steps}: at least 1")
-    plan: Any = copy.deepcopy(scheduler)
-    plan.set_timesteps(steps, device=history.device)
-    settings = _step_settings(plan, list(generators))
+    plan = make_plan(scheduler, steps, history.device)
+    settings = step_settings(plan, generators)
     chosen = branches(guidance)
     history_of_all, text_of_all = _conditions(chosen, history, text, null_text)
     latents = first_noise(tuple(history.shape[2:]), generators).to(history.device) * plan.init_noise_sigma
@@ -109,11 +104,6 @@ def sample(
     return latents
 
 
-def first_noise(shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal noise, float32 (B, *shape), each row from its generator and on that one's device."""
-    return torch.cat([torch.randn(1, *shape, generator=each, device=each.device) for each in generators])
-
-
 def _conditions(chosen: Sequence[Branch], history: Tensor, text: Tensor, null_text: Tensor) -> tuple[Tensor, Tensor]:
     """History and text of all branches, one branch after the other."""
     null = null_text.expand_as(text)
@@ -121,15 +111,3 @@ def _conditions(chosen: Sequence[Branch], history: Tensor, text: Tensor, null_te
         torch.cat([history if branch.image else torch.zeros_like(history) for branch in chosen]),
         torch.cat([text if branch.text else null for branch in chosen]),
     )
-
-
-def _step_settings(plan: Any, generators: list[torch.Generator]) -> dict[str, Any]:
-    """Arguments of the scheduler's step beside the usual ones."""
-    if "generator" in inspect.signature(plan.step).parameters:
-        return {"generator": generators}
-    if hasattr(plan, "noise_sampler"):
-        raise ValueError(
-            f"{type(plan).__name__} draws noise that no seed of a row decides; take another scheduler, such as "
-            "EulerAncestralDiscreteScheduler"
-        )
-    return {}
