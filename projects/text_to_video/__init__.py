@@ -1,0 +1,1 @@
+"""Text to video on cached latents: Stable Diffusion 2.1 lifted to clips."""
