@@ -14,10 +14,11 @@ from common.config import bind, build
 from common.encoders.text import ClipText
 from common.export import Layout, Request, TrainedRun
 from common.latent.schedulers import sampler
+from common.latent.unet import unet_folder
 from common.latent.vae import LatentCodec
 from common.weights.source import WeightsError
 from common.weights.verified import refuse_difference
-from projects.pix2pix_video.model import channels, unet_folder
+from projects.pix2pix_video.model import channels
 from projects.pix2pix_video.pipeline import VideoInstructPix2PixPipeline
 from projects.pix2pix_video.widen_unet import write_unet
 

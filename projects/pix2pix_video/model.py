@@ -4,23 +4,15 @@ Input channels are C + C T: the noisy latent of the next frame, then the latents
 InstructPix2Pix (arXiv:2211.09800, section 3.2) is the case T = 1.
 """
 
-import inspect
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.resnet import ResnetBlock2D
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from common.config import suggest
-from common.random import mix
-from common.weights.source import WeightsError, weights_folder
-
-FILE = "diffusion_pytorch_model"
+from common.latent.unet import channels_of, known_arguments, random_unet, read_unet, ready, refuse_architecture
+from common.weights.source import WeightsError
 
 
 class EditModel(nn.Module):
@@ -90,42 +82,18 @@ def build_unet(
     """
     if history < 1:
         raise ValueError(f"model.unet.history={history}: at least one frame, the newest")
-    unet: Any
     if weights == "random":
-        unet = _random(architecture, history, seed)
-    elif architecture is not None:
-        raise ValueError(f"model.unet.architecture belongs to weights=random; {weights} brings its own, set it to null")
+        unet = random_unet(_with_channels(architecture, history), seed)
     else:
+        refuse_architecture(weights, architecture)
         unet = read_unet(weights)
         _refuse_channels(unet, history, weights)
-    if unet.dtype != getattr(torch, dtype):  # diffusers warns of every cast
-        unet = unet.to(dtype=getattr(torch, dtype))
-    unet.train()  # as a new one is; published weights arrive in evaluation mode
-    if channels_last:
-        unet = unet.to(memory_format=torch.channels_last)
-    if checkpointing:
-        unet.enable_gradient_checkpointing()
-    if compile:
-        for block in blocks(unet):
-            block.compile()
-    return unet
-
-
-def blocks(unet: UNet2DConditionModel) -> list[nn.Module]:
-    """The transformer and residual blocks: nearly all parameters, and none inside another."""
-    whole: Any = unet
-    return [each for each in whole.modules() if isinstance(each, BasicTransformerBlock | ResnetBlock2D)]
+    return ready(unet, dtype=dtype, checkpointing=checkpointing, channels_last=channels_last, compile=compile)
 
 
 def channels(latent: int, history: int) -> int:
     """Input channels C + C T."""
     return latent + latent * history
-
-
-def channels_of(unet: UNet2DConditionModel) -> tuple[int, int]:
-    """Input and output channels."""
-    config: Any = unet.config  # type: ignore[attr-defined]  # set by a decorator
-    return config.in_channels, config.out_channels
 
 
 def history_of(unet: UNet2DConditionModel) -> int:
@@ -141,75 +109,15 @@ def history_of(unet: UNet2DConditionModel) -> int:
     return int(frames) - 1
 
 
-def _random(architecture: Mapping[str, Any] | None, history: int, seed: int) -> UNet2DConditionModel:
-    if architecture is None:
-        raise ValueError("model.unet.weights=random needs model.unet.architecture, arguments of UNet2DConditionModel")
-    arguments = {name: value for name, value in architecture.items() if value is not None}
-    known = sorted(set(inspect.signature(UNet2DConditionModel.__init__).parameters) - {"self"})
-    for name in arguments:
-        if name not in known:
-            raise ValueError(f"model.unet.architecture.{name}: {suggest(name, known)}")
+def _with_channels(architecture: Mapping[str, Any] | None, history: int) -> dict[str, Any]:
+    arguments = known_arguments(architecture)
     wanted = channels(int(arguments.get("out_channels", 4)), history)
     if arguments.setdefault("in_channels", wanted) != wanted:
         raise ValueError(
-            f"model.unet.architecture.in_channels={arguments['in_channels']}, but history={history} makes it {wanted}; "
+            f"unet.architecture.in_channels={arguments['in_channels']}, but history={history} makes it {wanted}; "
             "leave it out"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix("unet", seed))
-        return UNet2DConditionModel(**arguments)
-
-
-def read_unet(weights: str, *, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
-    """A published UNet with the number of channels that it has, every parameter from its file.
-
-    safetensors are read where they are; a `.bin` file is opened as tensors only. Nothing is downloaded.
-
-    Args:
-        weights: folder of a pipeline of diffusers or of a UNet, or id of a fetched Hub repository.
-        dtype: of the parameters, whatever that of the files is.
-
-    Raises:
-        WeightsError: nothing there, or files of another model.
-    """
-    folder = unet_folder(weights)
-    if not (has_safetensors := _has(folder, "safetensors")) and not _has(folder, "bin"):
-        raise WeightsError(f"{folder} has neither {FILE}.safetensors nor .bin; fetch the weights of the UNet")
-    try:
-        unet, found = UNet2DConditionModel.from_pretrained(
-            folder,
-            use_safetensors=has_safetensors,
-            output_loading_info=True,
-            local_files_only=True,
-            torch_dtype=dtype,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise WeightsError(
-            f"{folder}: not whole files of the UNet in config.json ({reason}); fetch them again"
-        ) from error
-    if missing := sorted(found["missing_keys"]):
-        raise WeightsError(
-            f"{folder} lacks {len(missing)} parameters of its UNet (first: {missing[0]}); fetch it again"
-        )
-    return unet
-
-
-def _has(folder: Path, kind: str) -> bool:
-    return any((folder / f"{FILE}.{kind}{index}").is_file() for index in ("", ".index.json"))
-
-
-def unet_folder(weights: str) -> Path:
-    """The folder of the UNet inside a folder of weights or a fetched Hub repository.
-
-    Raises:
-        WeightsError: there is none.
-    """
-    folder = weights_folder(weights)
-    for candidate in (folder / "unet", folder):
-        if (candidate / "config.json").is_file():
-            return candidate
-    raise WeightsError(f"{folder} has neither unet/config.json nor config.json; give a folder that diffusers wrote")
+    return arguments
 
 
 def _refuse_channels(unet: UNet2DConditionModel, history: int, weights: str) -> None:

@@ -19,6 +19,7 @@ from common.encoders.text import ClipText
 from common.export import Layout
 from common.latent.noise import NoiseSchedule, squared_errors
 from common.latent.schedulers import sampler
+from common.latent.unet import blocks
 from common.latent.vae import LatentCodec, Posterior
 from common.metrics.interval import Estimate
 from common.optim import parameter_groups
@@ -27,7 +28,7 @@ from common.random import generator
 from common.types import Build, Pick
 from projects.pix2pix_video.data import NULL, EditBatch, Edits, posterior
 from projects.pix2pix_video.layouts import LAYOUTS
-from projects.pix2pix_video.model import EditModel, blocks
+from projects.pix2pix_video.model import EditModel
 from projects.pix2pix_video.requests import RequestBatch
 from projects.pix2pix_video.roll_out import answer
 from projects.pix2pix_video.sampling import Guidance, sample

@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from common.files import digest
+from common.latent.unet import FILE, SUBFOLDER, channels_of, read_unet, unet_folder
 from common.made import make_folder
 from common.weights.verified import refuse_difference
-from projects.pix2pix_video.model import FILE, channels_of, read_unet, unet_folder, widen
+from projects.pix2pix_video.model import widen
 
-SUBFOLDER = "unet"  # in the folder of a pipeline
 MAX_SHARD_BYTES = 5_000_000_000
 
 

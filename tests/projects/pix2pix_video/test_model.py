@@ -8,8 +8,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from common.latent.unet import blocks
 from common.weights.source import WeightsError
-from projects.pix2pix_video.model import EditModel, blocks, build_unet
+from projects.pix2pix_video.model import EditModel, build_unet
 from tests.projects.pix2pix_video.parts import UNET, C, inputs, tiny_unet
 
 
@@ -101,7 +102,7 @@ def test_missing_and_foreign_weights_are_refused(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"history": 0}, "at least one frame"),
-        ({"architecture": None}, "needs model.unet.architecture"),
+        ({"architecture": None}, "needs unet.architecture"),
         ({"architecture": {**UNET, "in_channels": 8}}, "in_channels=8, but history=3 makes it 16"),
         ({"architecture": {**UNET, "layer_per_block": 2}}, "did you mean layers_per_block"),
         ({"weights": "some/model"}, "belongs to weights=random"),
