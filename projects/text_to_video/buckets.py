@@ -1,0 +1,84 @@
+"""Sizes and lengths of clips that are trained on together, and which of them a clip belongs to."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """Clips of one size, of `frames` frames at most."""
+
+    height: int
+    width: int
+    frames: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder: 512x512x64."""
+        return f"{self.height}x{self.width}x{self.frames}"
+
+    def distance(self, height: int, width: int) -> float:
+        """Of aspect ratios: |log| of their quotient, rounded so that equal ones are equal."""
+        return round(abs(math.log(self.width * height / (self.height * width))), 9)
+
+
+def parse(given: Sequence[Sequence[int]], *, frames: int, multiple: int) -> list[Bucket]:
+    """Buckets of a configuration.
+
+    Args:
+        given: [height, width] or [height, width, frames] each.
+        frames: of those that give none, and at most of any.
+        multiple: what heights and widths have to be multiples of.
+
+    Raises:
+        ValueError: none, one of another form, one twice, or one that is longer than `frames`.
+    """
+    for each in given:
+        if len(each) not in (2, 3) or any(number < 1 for number in each):
+            raise ValueError(f"task.buckets: {list(each)} is not [height, width] or [height, width, frames]")
+        if any(side % multiple for side in each[:2]):
+            raise ValueError(
+                f"task.buckets: {list(each)}: the autoencoder takes sides that are multiples of {multiple}"
+            )
+        if len(each) == 3 and each[2] > frames:
+            raise ValueError(
+                f"task.buckets: {list(each)} is longer than the {frames} frames of task.seconds * task.fps"
+            )
+    buckets = [Bucket(each[0], each[1], each[2] if len(each) == 3 else frames) for each in given]
+    if not buckets or len(set(buckets)) < len(buckets):
+        raise ValueError(f"task.buckets={[list(each) for each in given]}: give at least one, and none twice")
+    return buckets
+
+
+def bucket_of(
+    buckets: Sequence[Bucket], *, height: int, width: int, frames: int, min_frames: int | None
+) -> Bucket | None:
+    """The bucket of a clip: of those that it fills, the nearest in aspect ratio, then the longest.
+
+    Of several sizes the largest that need not be enlarged is taken, or else the smallest. A clip that fills no bucket
+    goes to the shortest ones, if it has `min_frames`.
+
+    Args:
+        buckets: to choose from.
+        height: of the source, in pixels.
+        width: of the source, in pixels.
+        frames: that the clip gives at the frame rate of the cache.
+        min_frames: that a clip needs where it fills no bucket; None refuses those clips.
+
+    Returns:
+        The bucket; None for a clip that is too short.
+    """
+    filled = [bucket for bucket in buckets if bucket.frames <= frames]
+    if not filled:
+        if min_frames is None or frames < min_frames:
+            return None
+        shortest = min(bucket.frames for bucket in buckets)
+        filled = [bucket for bucket in buckets if bucket.frames == shortest]
+
+    def order(bucket: Bucket) -> tuple[float, int, bool, int]:
+        enlarged = bucket.height > height or bucket.width > width
+        area = bucket.height * bucket.width
+        return bucket.distance(height, width), -bucket.frames, enlarged, area if enlarged else -area
+
+    return min(filled, key=order)
