@@ -41,7 +41,7 @@ class NoiseSchedule(nn.Module):
         if self.prediction not in PREDICTIONS:
             raise ValueError(f"prediction_type={self.prediction}: one of {', '.join(PREDICTIONS)}")
         self.register_buffer("abar", scheduler.alphas_cumprod.float(), persistent=False)
-        if self.prediction == EPSILON and float(self.abar[-1]) == 0.0:
+        if self.prediction == EPSILON and scheduler.config.rescale_betas_zero_snr:  # type: ignore[attr-defined]
             raise ValueError(
                 "prediction_type=epsilon with zero terminal SNR: at the last step the noise is the input and nothing "
                 "can be learned (arXiv:2305.08891, section 3.1); take v_prediction"

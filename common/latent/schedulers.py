@@ -14,17 +14,20 @@ from common.weights.source import WeightsError, weights_folder
 FILE = "scheduler/scheduler_config.json"
 
 
-def training_scheduler(*, weights: str, config: Mapping[str, Any] | None = None) -> DDPMScheduler:
+def training_scheduler(
+    *, weights: str, architecture: Mapping[str, Any] | None = None, config: Mapping[str, Any] | None = None
+) -> DDPMScheduler:
     """The noise that a model learns to take away.
 
     Args:
-        weights: folder or fetched Hub id of the pipeline whose scheduler is meant, or "random" for `config` alone.
-        config: arguments of DDPMScheduler that replace those of the file, such as `prediction_type`.
+        weights: folder or fetched Hub id of the pipeline whose scheduler is meant, or "random" for `architecture`.
+        architecture: arguments of DDPMScheduler; only for "random".
+        config: arguments that replace those of the file or the architecture, such as `prediction_type`.
 
     Raises:
         WeightsError: the pipeline has no scheduler.
     """
-    base: dict[str, Any] = {}
+    base: dict[str, Any] = dict(architecture or {})
     if weights != "random":
         path = weights_folder(weights) / Path(FILE)
         if not path.is_file():

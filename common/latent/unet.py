@@ -42,13 +42,12 @@ def build_unet2d(
         compile: run `torch.compile` on each residual and transformer block.
 
     Raises:
-        ValueError: an architecture where there is none, or none where one is needed.
+        ValueError: "random" without an architecture.
         WeightsError: weights that are not there, or not of such a UNet.
     """
     if weights == "random":
         unet = random_unet(known_arguments(architecture), seed)
     else:
-        refuse_architecture(weights, architecture)
         unet = read_unet(weights)
     return ready(unet, dtype=dtype, checkpointing=checkpointing, channels_last=channels_last, compile=compile)
 
@@ -91,6 +90,7 @@ def known_arguments(architecture: Mapping[str, Any] | None) -> dict[str, Any]:
     if architecture is None:
         raise ValueError("unet.weights=random needs unet.architecture, arguments of UNet2DConditionModel")
     known = sorted(set(inspect.signature(UNet2DConditionModel.__init__).parameters) - {"self"})
+    architecture = {name: value for name, value in architecture.items() if not name.startswith("_")}
     for name in architecture:
         if name not in known:
             raise ValueError(f"unet.architecture.{name}: {suggest(name, known)}")
@@ -103,11 +103,6 @@ def random_unet(arguments: Mapping[str, Any], seed: int) -> UNet2DConditionModel
         torch.manual_seed(mix("unet", seed))
         return UNet2DConditionModel(**arguments)
 
-
-def refuse_architecture(weights: str, architecture: Mapping[str, Any] | None) -> None:
-    """Raises ValueError where weights come with an architecture of their own and another is given."""
-    if architecture is not None:
-        raise ValueError(f"unet.architecture belongs to weights=random; {weights} brings its own, set it to null")
 
 
 def read_unet(weights: str, *, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:

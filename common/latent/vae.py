@@ -47,7 +47,7 @@ class LatentCodec(nn.Module):
         if encoder_only:
             vae.decoder = vae.post_quant_conv = None
         vae = vae if vae.dtype == dtype else vae.to(dtype)  # diffusers warns of every cast
-        self.vae = vae.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.vae = vae.eval().requires_grad_(False)
         self.identity, self.dtype, self.encoder_only = identity, dtype, encoder_only
         self.scaling_factor = float(self.config.scaling_factor)
         self.shift_factor = float(self.config.shift_factor or 0.0)
@@ -72,7 +72,7 @@ class LatentCodec(nn.Module):
         height, width = pixels.shape[-2:]
         if height % self.factor or width % self.factor:
             raise ValueError(f"pictures of {height} x {width} pixels; the autoencoder takes multiples of {self.factor}")
-        normal = (pixels.to(self.dtype) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        normal = self._arranged(pixels.to(self.dtype) / 127.5 - 1)
         mean, logvar = self.vae._encode(normal).float().chunk(2, dim=1)
         return Posterior(mean.contiguous(), logvar.clamp(*LOGVAR).contiguous())
 
@@ -83,6 +83,13 @@ class LatentCodec(nn.Module):
         assert not self.encoder_only, "this codec was built to encode only"
         normal = self.vae.decode(latents.to(self.dtype), return_dict=False)[0].float()
         return ((normal + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+    def _arranged(self, pictures: Tensor) -> Tensor:
+        """On a GPU weights and pictures with the channels last, as its convolutions read them."""
+        if not pictures.is_cuda:
+            return pictures
+        self.vae.to(memory_format=torch.channels_last)  # does nothing the second time
+        return pictures.contiguous(memory_format=torch.channels_last)
 
     def scale(self, unscaled: Tensor) -> Tensor:
         """What a denoiser works on."""
@@ -121,9 +128,10 @@ def load_codec(
 def _random(architecture: Mapping[str, Any] | None, seed: int) -> tuple[AutoencoderKL, str]:
     if architecture is None:
         raise ValueError("vae.weights=random needs vae.architecture, the arguments of AutoencoderKL")
+    arguments = {name: value for name, value in architecture.items() if not name.startswith("_")}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix("vae", seed))
-        return AutoencoderKL(**architecture), f"random:{seed}:{sorted(architecture.items())}"
+        return AutoencoderKL(**arguments), f"random:{seed}:{sorted(arguments.items())}"
 
 
 def _load(weights: str) -> tuple[AutoencoderKL, str]:

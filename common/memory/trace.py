@@ -175,12 +175,28 @@ def _as_on(machine: Machine, *, autocast: bool) -> Iterator[None]:
         # every block keeps a copy of; what is packed here brings a mask of its own.
         if masks := sys.modules.get("transformers.masking_utils"):
             stack.enter_context(mock.patch.object(masks, "find_packed_sequence_indices", return_value=None))
+        # A frozen part that a step builds when it first wants it is on the one device already, and fake parameters
+        # cannot be moved.
+        stack.enter_context(mock.patch.object(nn.Module, "to", _stay_or(nn.Module.to)))
         if machine.gpu:
             stack.enter_context(sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]))
             stack.enter_context(_Float32())
         if autocast:
             stack.enter_context(torch.autocast("cpu", torch.bfloat16, cache_enabled=False))  # as Lightning's
         yield
+
+
+def _stay_or(move: Any) -> Any:
+    """`nn.Module.to` without its moves to a device; casts are done."""
+
+    def to(module: nn.Module, *args: Any, **settings: Any) -> nn.Module:
+        (device,) = args if len(args) == 1 and not settings else (None,)
+        if isinstance(device, str | int | torch.device):
+            return module
+        moved: nn.Module = move(module, *args, **settings)
+        return moved
+
+    return to
 
 
 class _Zero(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from common.latent.unet import channels_of, known_arguments, random_unet, read_unet, ready, refuse_architecture
+from common.latent.unet import channels_of, known_arguments, random_unet, read_unet, ready
 from common.weights.source import WeightsError
 
 
@@ -77,7 +77,7 @@ def build_unet(
         compile: run `torch.compile` on each residual and transformer block.
 
     Raises:
-        ValueError: no history, an architecture where there is none or none where one is needed.
+        ValueError: no history, or "random" without an architecture.
         WeightsError: weights that are not there, not of such a UNet, or of another number of input channels.
     """
     if history < 1:
@@ -85,7 +85,6 @@ def build_unet(
     if weights == "random":
         unet = random_unet(_with_channels(architecture, history), seed)
     else:
-        refuse_architecture(weights, architecture)
         unet = read_unet(weights)
         _refuse_channels(unet, history, weights)
     return ready(unet, dtype=dtype, checkpointing=checkpointing, channels_last=channels_last, compile=compile)
