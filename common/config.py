@@ -53,7 +53,7 @@ class RunSchema:
     direction: str = "min"
     ckpt: str | None = None  # last, best, a run folder or a file: resume (train) or load (the others)
     init: str | None = None  # the same, but only its weights: the start of a new run
-    weights: str = "auto"  # of a checkpoint that is evaluated, asked or exported: averaged, raw, auto (averaged if there)
+    weights: str = "auto"  # of a checkpoint that is used: averaged, raw, or auto for averaged where there are such
     prepare: list[Any] = field(default_factory=list)  # preparation tasks that this needs, as override lists
     batch: Any = MISSING
     paths: Any = MISSING

@@ -45,10 +45,7 @@ def build_unet2d(
         ValueError: "random" without an architecture.
         WeightsError: weights that are not there, or not of such a UNet.
     """
-    if weights == "random":
-        unet = random_unet(known_arguments(architecture), seed)
-    else:
-        unet = read_unet(weights)
+    unet = random_unet(known_arguments(architecture), seed) if weights == "random" else read_unet(weights)
     return ready(unet, dtype=dtype, checkpointing=checkpointing, channels_last=channels_last, compile=compile)
 
 
