@@ -53,6 +53,7 @@ class LatentCodec(nn.Module):
         self.shift_factor = float(self.config.shift_factor or 0.0)
         self.channels = int(self.config.latent_channels)
         self.factor = int(2 ** (len(self.config.block_out_channels) - 1))
+        self.eval()
 
     def train(self, mode: bool = True) -> "LatentCodec":
         """Stays in eval mode: the autoencoder is frozen."""

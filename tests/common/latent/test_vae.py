@@ -59,6 +59,7 @@ def test_scale_shifts_first_and_unscale_undoes_it() -> None:
 
 
 def test_it_stays_frozen_and_in_eval_mode(codec: LatentCodec) -> None:
+    assert not load_codec(weights=TINY).training
     assert not codec.train().training
     assert not any(parameter.requires_grad for parameter in codec.parameters())
 
