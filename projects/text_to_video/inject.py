@@ -122,7 +122,7 @@ class ContextTransformer(nn.Module):
         """
         super().__init__()
         self.transformer: Any = transformer
-        self.copy_extra: Any = copy.deepcopy(transformer).float()
+        self.copy_extra: Any = copy.deepcopy(self.transformer).float()
         if not published_init:
             _zero(self.copy_extra.proj_out)
 
