@@ -17,16 +17,16 @@ from common.latent.unet import blocks, channels_of
 from common.types import Build
 from projects.text_to_video.compat import load_published
 from projects.text_to_video.conditioner import Conditioner
-from projects.text_to_video.denoise import (
-    branch_predictions,
-    chosen_targets,
-    denoise,
-    errors_of_targets,
-    frames_of,
-)
 from projects.text_to_video.draws import ClipDraws
 from projects.text_to_video.guidance import Guidance, branches, combine
 from projects.text_to_video.inject import ContextBlock, inject
+from projects.text_to_video.single_frames import (
+    branch_predictions,
+    chosen_targets,
+    denoise_frames,
+    errors_of_targets,
+    frames_of,
+)
 
 
 class Distributed(nn.Module):
@@ -173,7 +173,7 @@ class Distributed(nn.Module):
             return combine(found, guidance)
 
         noise = first_noise((frames, *shape), generators).to(text.device)
-        return denoise(guided, noise=noise, scheduler=scheduler, steps=steps, generators=generators, first=first)
+        return denoise_frames(guided, noise=noise, scheduler=scheduler, steps=steps, generators=generators, first=first)
 
 
 def context_units(unet: UNet2DConditionModel, conditioner: Conditioner) -> list[nn.Module]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from projects.text_to_video import denoise
+from projects.text_to_video import single_frames
 from projects.text_to_video.distributed import Distributed
 from projects.text_to_video.guidance import Guidance
 from tests.projects.text_to_video.t2v_parts import (
@@ -169,8 +169,8 @@ def test_guidance_collapses(monkeypatch: pytest.MonkeyPatch) -> None:
     """At context scale 1 to guidance by the caption with the context, and at (1, 1) to the prediction itself."""
     model, seen = distributed(), []
     disturb(model)
-    inner = denoise.predict
-    monkeypatch.setattr(denoise, "predict", lambda *given: seen.append(given) or inner(*given))
+    inner = single_frames.predict
+    monkeypatch.setattr(single_frames, "predict", lambda *given: seen.append(given) or inner(*given))
     plain = sampled(model, 1, 2, 3, guidance=Guidance(text_scale=1.0, context_scale=1.0))
     assert [(len(given[1]), given[4] is not None) for given in seen] == [(15, True)] * 3
     near = sampled(model, 1, 2, 3, guidance=Guidance(text_scale=1.0 + 1e-6, context_scale=1.0 - 1e-6))
