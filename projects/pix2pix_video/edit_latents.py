@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from common.data.cache import WHOLE, CacheWriter, Item, Part, Settings
+from common.data.prompt_table import PromptTable
 from common.encoders.text import ClipText
 from common.encoders.turns import copies_on, one_thread, pick_devices
 from common.files import digest
@@ -20,7 +21,6 @@ from projects.pix2pix_video.frames import Crop, EditFrames
 from projects.pix2pix_video.latent_pipeline import Shard, batches_of, decode, encode, write
 from projects.pix2pix_video.latent_precision import precision
 from projects.pix2pix_video.latents import NULL, TEXT, settings_of
-from projects.pix2pix_video.prompt_table import PromptTable
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from common.data.cache import Cache, Settings, StaleCacheError
-from common.encoders.text import ClipText
+from common.data.prompt_table import text_settings_of
 from common.latent.vae import LatentCodec
 from projects.pix2pix_video.frames import Crop
+
+__all__ = ["load_all", "open_latents", "open_text", "settings_of", "text_settings_of"]
 
 TEXT = "text"  # the folder of the prompts
 NULL = ""  # the prompt of the branches without one
@@ -48,16 +50,6 @@ def settings_of(
         "dtype": _name(DTYPE),
     }
     return settings if rows is None else settings | {"rows": rows}
-
-
-def text_settings_of(encoder: ClipText) -> dict[str, str | int | float | bool | None]:
-    """What states of prompts depend on."""
-    return {
-        "text_encoder": encoder.identity,
-        "text_encoder_dtype": _name(next(encoder.parameters()).dtype),
-        "max_tokens": encoder.max_tokens,
-        "dtype": _name(DTYPE),
-    }
 
 
 def open_latents(folder: Path, *, settings: Settings) -> Cache:

@@ -1,4 +1,7 @@
-"""The table of prompts: each distinct one through the text encoder once."""
+"""The table of prompts: each distinct one through the text encoder once.
+
+An entry is a prompt by itself, float16 (L, D): the last hidden states of the text encoder.
+"""
 
 import hashlib
 import json
@@ -11,9 +14,19 @@ from torch import Tensor
 from common.data.cache import CacheWriter, Item, Part
 from common.encoders.text import ClipText
 from common.encoders.turns import copies_on, in_turn, runs
-from projects.pix2pix_video.latents import DTYPE, text_settings_of
 
+DTYPE = torch.float16
 SHARD = 512  # prompts; 60 MB of the published text encoder
+
+
+def text_settings_of(encoder: ClipText) -> dict[str, str | int | float | bool | None]:
+    """What states of prompts depend on."""
+    return {
+        "text_encoder": encoder.identity,
+        "text_encoder_dtype": str(next(encoder.parameters()).dtype).removeprefix("torch."),
+        "max_tokens": encoder.max_tokens,
+        "dtype": str(DTYPE).removeprefix("torch."),
+    }
 
 
 class PromptTable:
