@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.video.clip import VideoInfo, VideoReadError
 from common.video.decode import read
-from common.video.sample import Frames, nearest_to_times
+from common.video.sample import ROUNDING, Frames, nearest_to_times
 from common.video.transform import center_crop, resize, to_channels_first
 
 Crop: TypeAlias = Literal["centre", "squash"]
@@ -28,13 +28,14 @@ def available(seconds: float, fps: float) -> int:
 
 
 def numbers(info: VideoInfo, *, fps: float, frames: int) -> Frames:
-    """For k = 0 .. `frames` - 1 the frame nearest to k / fps; fewer where the clip ends before.
+    """For k = 0 .. `frames` - 1 the frame nearest to k / fps, of two equally near the earlier; fewer where the clip ends.
 
     Presentation times decide, so a variable rate or a start after 0 does not matter. Of a source with fewer frames a
     second, frames are repeated.
     """
     count = min(frames, available(length(info), fps))
-    return nearest_to_times(info.seconds, np.arange(count) / fps)
+    # From 24 to 16 a second every other time lies halfway between two frames: rounding must not decide.
+    return nearest_to_times(info.seconds, np.arange(count) / fps - ROUNDING)
 
 
 def clip_frames(

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from common.files import read_jsonl
+from projects.text_to_video.clips import RECORD, SPLITS, TABLE, media_of
 
 # What a source tells of a clip and what is stored of it are two things.
 RENAMED = {"frames": "source_frames", "fps": "source_fps", "seconds": "source_seconds"}
-SPLITS = ("train", "val", "test")
 NEEDED = ("id", "video", "caption")
 
 
@@ -38,13 +38,16 @@ def clip_lists(table: str | Path, media: str | None) -> tuple[dict[str, list[Lis
     """Clips by split, and the folder that their paths are relative to.
 
     Args:
-        table: a folder of <split>.jsonl with rows {id, video, caption, ...}, or one such file whose rows have a split.
-        media: folder of the videos; None for the one that holds the folder or file.
+        table: a table of clips, see `clips`, by its folder or itself; or a folder of <split>.jsonl whose rows have id,
+            video and caption, such as the built-in captions.
+        media: folder of the videos; None for where the table says, or else for the one that holds the folder or file.
 
     Raises:
         ClipListError: there is no such list, a row lacks something, or an id appears twice in a split.
     """
     path = Path(table)
+    if (path / TABLE).is_file():
+        path = path / TABLE
     if path.is_dir():
         files = {split: path / f"{split}.jsonl" for split in SPLITS if (path / f"{split}.jsonl").is_file()}
         splits = {split: list(_rows(file)) for split, file in files.items()}
@@ -54,9 +57,11 @@ def clip_lists(table: str | Path, media: str | None) -> tuple[dict[str, list[Lis
             raise ClipListError(
                 f"no list of clips at {path}; make it with its preparation task, or name it in task.table"
             )
-        splits, where = _by_split(path), path.parent
+        splits, where = _by_split(path), media_of(path) if path.with_name(RECORD).is_file() else path.parent
     if not any(splits.values()):
-        raise ClipListError(f"{path} holds no clips; it takes {', '.join(f'{split}.jsonl' for split in SPLITS)}")
+        raise ClipListError(
+            f"{path} holds no clips; it takes {TABLE}, or {', '.join(f'{each}.jsonl' for each in SPLITS)}"
+        )
     for split, rows in splits.items():
         _refuse_twice(rows, path, split)
     return {split: rows for split, rows in splits.items() if rows}, where if media is None else Path(media)

@@ -1,6 +1,5 @@
 """The preparation task that encodes clips once, so that training reads latents and opens no video."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,21 +9,17 @@ from common.data.cache import WHOLE, Part
 from common.encoders.turns import copies_on, one_thread, pick_devices
 from common.latent.vae import LatentCodec
 from common.types import Build
-from projects.text_to_video import clip_frames, latent_pipeline
-from projects.text_to_video.buckets import Bucket, parse
-from projects.text_to_video.clip_frames import Crop
+from projects.text_to_video.buckets import parse
+from projects.text_to_video.clip_frames import Crop, check
 from projects.text_to_video.clip_lists import clip_lists
-from projects.text_to_video.clip_survey import Files, survey
-from projects.text_to_video.latent_pipeline import Clips, Job, clips_of
-from projects.text_to_video.latent_plan import frame_bytes, sort_out, target, tell_size
+from projects.text_to_video.clip_survey import Videos, survey
+from projects.text_to_video.latent_pipeline import Clips, clips_of, decode, encode, jobs_of, write
+from projects.text_to_video.latent_plan import sort_out
+from projects.text_to_video.latent_precision import precision
 from projects.text_to_video.latent_result import Split, close
-from projects.text_to_video.video_latents import settings_of
-
-log = logging.getLogger(__name__)
+from projects.text_to_video.latent_store import Store
 
 FILES = "files"  # folder of what was found out about the files of a split
-MIB = 1 << 20
-DTYPES = ("bfloat16", "float16", "float32")
 
 
 def video_latents(
@@ -41,10 +36,11 @@ def video_latents(
     logvar: bool,
     dtype: str,
     backend: str,
-    shard_mib: int,
+    shard_mib: float,
     frames_at_once: int,
     max_failed: float,
     num_workers: int,
+    checked: int,
     devices: str | Sequence[str] = "auto",
     shard: str | None = None,
 ) -> dict[str, float]:
@@ -74,12 +70,15 @@ def video_latents(
         frames_at_once: frames of a clip that go through the autoencoder together.
         max_failed: greatest share of the clips of a split that may be unreadable. Short ones do not count.
         num_workers: processes that look at files and decode, all devices together; 0 does it in this one.
+        checked: clips of which some frames are decoded, from what is stored and from float32, to record what the
+            storage costs; 0 for none.
         devices: "auto", a name or a list of names, see `pick_devices`.
         shard: "i/n" makes only the i-th part of the shards, i = 0 .. n - 1, for n machines that share the folder.
 
     Returns:
         Counts: clips that are stored, short ones and unreadable ones, frames that repeat the one before, clips encoded
-        now, shards made now, and shards that are still missing (those of other machines).
+        now, shards made now, and shards that are still missing (those of other machines); when none is, `decode_psnr`:
+        of the checked clips the least, in dB, infinite where not a pixel differs.
 
     Raises:
         ValueError: a setting that is none, or more clips are unreadable than may be.
@@ -87,9 +86,7 @@ def video_latents(
         DiskSpaceError: the result does not fit on the disk.
         StaleCacheError: the folder holds a cache of other clips or settings.
     """
-    clip_frames.check(crop, fps)
-    if dtype not in DTYPES:
-        raise ValueError(f"task.dtype={dtype} is none of {', '.join(DTYPES)}")
+    check(crop, fps)
     part = WHOLE if shard is None else Part.parse(shard)
     places = pick_devices(devices)
     lists, where = clip_lists(table, media)
@@ -97,48 +94,27 @@ def video_latents(
     with one_thread():
         encoder = codec(encoder_only=True)
         sizes = parse(buckets, frames=round(seconds * fps), multiple=encoder.factor)
+        store = Store(encoder, fps=fps, crop=crop, logvar=logvar, dtype=dtype, backend=backend, shard_mib=shard_mib)
         splits = []
         for name, rows in lists.items():
             lengths = sorted({bucket.frames for bucket in sizes})
-            files = Files(rows, media=where, fps=fps, lengths=lengths, backend=backend)
-            seen = survey(root / name / FILES, files, num_workers=num_workers, part=part)
-            kept, skipped = sort_out(rows, seen, media=where, buckets=sizes, min_frames=min_frames)
-            targets = [
-                target(
-                    root / name / bucket.name,
-                    bucket,
-                    clips,
-                    settings=settings_of(
-                        encoder, bucket=bucket, fps=fps, crop=crop, logvar=logvar, dtype=dtype, backend=backend
-                    ),
-                    shard_bytes=shard_mib * MIB,
-                    frame_bytes=frame_bytes(encoder, bucket, logvar=logvar, dtype=dtype),
-                )
-                for bucket, clips in sorted(kept.items())
-            ]
-            splits.append(Split(root / name, rows, targets, skipped))
-        _tell(root, splits, {each: frame_bytes(encoder, each, logvar=logvar, dtype=dtype) for each in sizes})
-        jobs = [Job(each, number) for split in splits for each in split.targets for number in each.writer.missing(part)]
+            videos = Videos(rows, media=where, fps=fps, lengths=lengths, backend=backend)
+            seen = survey(root / name / FILES, videos, num_workers=num_workers, part=part)
+            kept, skipped = sort_out(rows, seen, videos.paths, buckets=sizes, min_frames=min_frames)
+            splits.append(Split(root / name, rows, store.targets(root / name, kept), skipped))
+        store.tell(root, [each for split in splits for each in split.targets])
+        jobs = jobs_of(splits, part)
         clips = Clips(clips_of(jobs), fps=fps, crop=crop, backend=backend)
         # Before a device is touched: the loader forks.
         pinned = any(place.type == "cuda" for place in places)
-        decoded = latent_pipeline.decode(clips, num_workers=num_workers, pin_memory=pinned)
+        decoded = decode(clips, num_workers=num_workers, pin_memory=pinned)
         copies = _encoders(encoder, places) if jobs else [encoder]
-        encoded = latent_pipeline.encode(decoded, copies, at_once=frames_at_once, logvar=logvar, dtype=dtype)
-        figures: dict[str, float] = {"clips encoded": latent_pipeline.write(jobs, encoded), "shards made": len(jobs)}
-    return figures | close(root, splits, fps=fps, max_failed=max_failed)
-
-
-def _tell(root: Path, splits: Sequence[Split], frame: dict[Bucket, int]) -> None:
-    targets = [each for split in splits for each in split.targets]
-    missing = sum(
-        clip.frames * frame[each.bucket]
-        for each in targets
-        for number in each.writer.missing()
-        for clip in each.shard(number)
-    )
-    sizes = {bucket.name: bucket.frames * size for bucket, size in frame.items()}
-    tell_size(root, sizes, clips=sum(len(each.clips) for each in targets), missing=missing)
+        encoded = encode(decoded, copies, at_once=frames_at_once, logvar=logvar, dtype=dtype)
+        figures: dict[str, float] = {"clips encoded": write(jobs, encoded), "shards made": len(jobs)}
+        figures |= close(root, splits, fps=fps, max_failed=max_failed)
+        if figures["shards missing"] or not checked:
+            return figures
+        return figures | precision(root, splits, videos=clips, codec=codec, device=places[0], count=checked)
 
 
 def _encoders(encoder: LatentCodec, places: Sequence[torch.device]) -> list[LatentCodec]:

@@ -8,14 +8,16 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common.data.cache import Failure
+from common.data.cache import Failure, Part
 from common.encoders.turns import in_turn
 from common.latent.vae import LatentCodec
 from common.progress import track
 from common.video.clip import VideoReadError
 from projects.text_to_video.buckets import Bucket
 from projects.text_to_video.clip_frames import Crop, clip_frames
-from projects.text_to_video.latent_plan import Planned, Target
+from projects.text_to_video.latent_plan import Planned
+from projects.text_to_video.latent_result import Split
+from projects.text_to_video.latent_store import Target
 from projects.text_to_video.video_latents import encode_clip
 
 log = logging.getLogger(__name__)
@@ -44,13 +46,18 @@ class Clips(Dataset[Tensor | str]):
         size = (bucket.height, bucket.width)
         try:
             frames = clip_frames(
-                clip.video, fps=self.fps, frames=bucket.frames, size=size, crop=self.crop, backend=self.backend
+                clip.path, fps=self.fps, frames=bucket.frames, size=size, crop=self.crop, backend=self.backend
             )
         except VideoReadError as error:
             return error.reason
         if len(frames) != clip.frames:
             return f"gives {len(frames)} frames and gave {clip.frames} when it was looked at: the file has changed"
         return frames
+
+
+def jobs_of(splits: Iterable[Split], part: Part) -> list[Job]:
+    """The shards of a part that are still to be made."""
+    return [Job(each, number) for split in splits for each in split.targets for number in each.writer.missing(part)]
 
 
 def clips_of(jobs: Iterable[Job]) -> list[tuple[Bucket, Planned]]:

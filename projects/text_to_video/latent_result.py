@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from common.files import write_jsonl
 from projects.text_to_video.clip_lists import Listed
-from projects.text_to_video.latent_plan import SHORT, UNREADABLE, Skipped, Target, index_rows, tally
+from projects.text_to_video.latent_plan import SHORT, UNREADABLE, Skipped, index_rows, tally
+from projects.text_to_video.latent_store import Target
 from projects.text_to_video.video_latents import INDEX
 
 log = logging.getLogger(__name__)
