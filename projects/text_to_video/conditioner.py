@@ -142,6 +142,7 @@ class Conditioner(nn.Module):
         steps: int = 1000,
         time_token: bool = True,
         target_token: bool = True,
+        target_in_queries: bool = False,
         level_token: bool = False,
         checkpointing: bool = False,
     ) -> None:
@@ -158,12 +159,16 @@ class Conditioner(nn.Module):
             steps: timesteps of the noise schedule.
             time_token: whether a token tells the timestep of the frames.
             target_token: whether a token tells which frame the summary is for.
+            target_in_queries: whether that token is also added to the queries, which published weights do not know; it
+                takes no parameters.
             level_token: whether a token tells how noisy the frames are, 0 to 1; not in the published model.
             checkpointing: recompute each layer in the backward pass.
         """
         super().__init__()
         if width % 4:
             raise ValueError(f"model.kind.width={width}: the positions of patches need a multiple of 4")
+        if target_in_queries and not target_token:
+            raise ValueError("model.kind.target_in_queries=true needs model.kind.target_token=true")
         self.frames, self.patch, self.width, self.steps = frames, patch, width, steps
         self.patches = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
         self.frame_position = nn.Parameter(torch.randn(frames, width))
@@ -171,6 +176,7 @@ class Conditioner(nn.Module):
         self.time = nn.Embedding(steps, width) if time_token else None
         self.target = nn.Embedding(frames, width) if target_token else None
         self.level = nn.Linear(width, width) if level_token else None
+        self.target_in_queries = target_in_queries
         self.layers = nn.ModuleList(
             PerceiverLayer(width=width, heads=heads, dim_head=dim_head, checkpointing=checkpointing)
             for _ in range(depth)
@@ -206,6 +212,8 @@ class Conditioner(nn.Module):
         media = self._media(clips, time=time, level=level)
         latents = self.queries.expand(*targets.shape, -1, -1)
         own = None if self.target is None else self.target(targets).unsqueeze(2)
+        if self.target_in_queries:
+            latents = latents + own
         visible = self._visible(clips, targets, len(media[0])) if causal else None
         for layer in self.layers:
             latents = layer(latents, media, own, visible, chunk)

@@ -45,6 +45,7 @@ class Distributed(nn.Module):
         width: int,
         targets: int,
         steps: int = 1000,
+        target_in_queries: bool = False,
         published_init: bool = False,
         published: str | None = None,
         checkpointing: bool = False,
@@ -62,6 +63,8 @@ class Distributed(nn.Module):
             width: of its tokens.
             targets: m, frames of a clip that a training step learns; at most as many as the data draws.
             steps: timesteps of the noise schedule.
+            target_in_queries: whether the number of the target frame is added to the queries too, which is learned
+                sooner; not as published.
             published_init: initialise the paths in the UNet as published, where the output is not the frozen one's.
             published: folder of a published training state (config.json and the safetensors of a whole UNet with its
                 conditioner) to begin with; what of it fits is logged.
@@ -82,6 +85,7 @@ class Distributed(nn.Module):
             dim_head=dim_head,
             width=width,
             steps=steps,
+            target_in_queries=target_in_queries,
             checkpointing=checkpointing,
         )
         if published is not None:

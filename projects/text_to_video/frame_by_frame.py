@@ -54,6 +54,7 @@ class FrameByFrame(nn.Module):
         most_noise: float = 1.0,
         sampling_noise: float = 0.1,
         target_token: bool = False,
+        target_in_queries: bool = False,
         interface: Interface = "blocks",
         published_init: bool = False,
         published: str | None = None,
@@ -74,6 +75,7 @@ class FrameByFrame(nn.Module):
                 about 1).
             sampling_noise: level in sampling, at most `most_noise`.
             target_token: whether a token tells the number of the frame, which the published model has not.
+            target_in_queries: whether it is added to the queries too.
             interface: where the UNet reads the context, see `projects.text_to_video.inject.inject`; "transformers" as
                 published.
             published_init: initialise those paths as published, where the output is not the frozen one's.
@@ -105,6 +107,7 @@ class FrameByFrame(nn.Module):
             width=width,
             time_token=False,
             target_token=target_token,
+            target_in_queries=target_in_queries,
             level_token=True,
             checkpointing=checkpointing,
         )

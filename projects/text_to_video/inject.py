@@ -122,7 +122,8 @@ class ContextTransformer(nn.Module):
         """
         super().__init__()
         self.transformer: Any = transformer
-        self.copy_extra: Any = copy.deepcopy(self.transformer).float()
+        second: Any = copy.deepcopy(transformer)
+        self.copy_extra: Any = second.float()
         if not published_init:
             _zero(self.copy_extra.proj_out)
 

@@ -59,6 +59,19 @@ def test_targets_that_share_keys_and_values_equal_separate_calls() -> None:
     torch.testing.assert_close(model(clips(), targets, time=TIME, chunk=2), together, atol=1e-5, rtol=1e-5)
 
 
+def test_the_target_may_be_added_to_the_queries() -> None:
+    model, targets = conditioner(target_in_queries=True), torch.tensor([[0, 3, 4], [2, 1, 0]])
+    together = model(clips(), targets, time=TIME)
+    for number in range(3):
+        alone = model(clips(), targets[:, number : number + 1], time=TIME)
+        torch.testing.assert_close(together[:, number : number + 1], alone, atol=1e-5, rtol=1e-5)
+    plain = conditioner()
+    plain.load_state_dict(model.state_dict())  # the same parameters
+    assert (together - plain(clips(), targets, time=TIME)).abs().max() > 1e-2
+    with pytest.raises(ValueError, match=r"target_in_queries=true needs model\.kind\.target_token"):
+        conditioner(target_token=False, target_in_queries=True)
+
+
 def test_keys_and_values_of_the_media_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = conditioner(), []
     inner = model.layers[0].attention.to_kv.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
