@@ -87,14 +87,15 @@ class Tables:
     def _clip(self, row: Mapping[str, Any], split: str, where: str) -> Clip:
         if not isinstance(row, dict):
             raise PairError(f"{where}: not an object with video and caption; mend it")
-        found = {name: row.get(self.columns.get(name, name)) for name in COLUMNS if name != "split"}
+        cells = {name: row.get(self.columns.get(name, name)) for name in COLUMNS if name != "split"}
+        found = {name: value for name, value in cells.items() if value not in (None, "")}
         video, caption = (self._text(row, name, where) for name in ("video", "caption"))
         if PurePosixPath(video).is_absolute() or PureWindowsPath(video).is_absolute():
             raise PairError(f"{where}: {video} is absolute; write it relative to task.source.media")
-        texts = {name: str(found[name]) for name in ("group", "camera") if found[name] not in (None, "")}
-        numbers = {name: _number(found[name], name, where) for name in NUMBERS if found[name] not in (None, "")}
-        name = str(found["id"]) if found["id"] not in (None, "") else str(PurePosixPath(video).with_suffix(""))
-        novel = found["novel"] in (True, "true", "True", "1")
+        texts: dict[str, Any] = {name: str(found[name]) for name in ("group", "camera") if name in found}
+        numbers: dict[str, Any] = {name: _number(found[name], name, where) for name in NUMBERS if name in found}
+        name = str(found.get("id", PurePosixPath(video).with_suffix("")))
+        novel = found.get("novel") in (True, "true", "True", "1")
         return Clip(id=name, video=video, caption=caption, split=split, novel=novel, **texts, **numbers)
 
     def _text(self, row: Mapping[str, Any], name: str, where: str) -> str:

@@ -116,7 +116,7 @@ def extract(inside: Inside, folder: Path, *, workers: int) -> Extracted:
         raise DiskSpaceError(f"{problem}; narrow task.limits, or make room")
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(workers) as pool:  # inflating leaves Python to the others
-        done = pool.map(lambda job: _extract(*job, folder), jobs)
+        done = pool.map(lambda job: _extract(job[0], job[1], folder), jobs)
         for problems in track(done, description="extracting zip files", total=len(jobs)):
             failed |= problems
     return Extracted(count - len(failed), failed)
