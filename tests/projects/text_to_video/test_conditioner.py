@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from projects.text_to_video.conditioner import Conditioner, grid_positions
 
@@ -47,6 +48,17 @@ def test_published_counts(depth: int, count: int) -> None:
         extended = Conditioner(depth=depth, level_token=True, **PUBLISHED)
     assert sum(each.numel() for each in whole.parameters()) == count
     assert sum(each.numel() for each in extended.parameters()) == count + 1024**2 + 1024
+
+
+@pytest.mark.parametrize(("targets", "tera"), [(1, 2.666), (4, 6.534), (8, 11.690)])
+def test_arithmetic_at_published_size(targets: int, tera: float) -> None:
+    """Operations of a call, in 10^12: four targets cost 2.5 times what one does, since they share the media."""
+    with torch.device("meta"):
+        model = Conditioner(depth=20, **PUBLISHED)
+        seen, time = torch.empty(1, 64, 4, 64, 64), torch.zeros(1, dtype=torch.int64)
+        with FlopCounterMode(display=False) as counter:
+            model(seen, torch.zeros(1, targets, dtype=torch.int64), time=time)
+    assert counter.get_total_flops() / 1e12 == pytest.approx(tera, abs=1e-3)
 
 
 def test_targets_that_share_keys_and_values_equal_separate_calls() -> None:

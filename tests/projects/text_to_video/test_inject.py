@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from projects.text_to_video.inject import INTERFACES, ContextBlock, Interface, conditions, inject, is_new
 from tests.projects.text_to_video.t2v_parts import disturb, latents, sd21, texts, tiny_unet
@@ -41,6 +42,21 @@ def test_published_counts(interface: Interface, count: int) -> None:
         width = block.norm1.weight.numel()
         added = sum(each.numel() for name, each in block.named_parameters() if is_new(name))
         assert added == 15 * width**2 + 2063.5 * width
+
+
+def test_arithmetic_at_published_size() -> None:
+    """Operations of a call for one frame, in 10^12: those of the frozen UNet and those of the new paths."""
+    counted = []
+    with torch.device("meta"):
+        unet: Any = sd21()
+        inject(unet, width=1024, interface="blocks", published_init=False)
+        noisy, time, text = torch.empty(1, 4, 64, 64), torch.zeros(1), torch.empty(1, 77, 1024)
+        for context in (None, torch.empty(1, 512, 1024)):
+            with FlopCounterMode(display=False) as counter:
+                unet(noisy, time, text, cross_attention_kwargs=conditions(context))
+            counted.append(counter.get_total_flops() / 1e12)
+    assert counted[0] == pytest.approx(0.804, abs=1e-3)
+    assert counted[1] - counted[0] == pytest.approx(0.242, abs=1e-3)
 
 
 @pytest.mark.parametrize("interface", INTERFACES)
