@@ -62,4 +62,4 @@ class ClipSimilarity(nn.Module):
         pixels = ((frames - self.mean) / self.std).to(self.model.dtype)
         seen = functional.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
         told = functional.normalize(self.model.get_text_features(**ids).pooler_output.float(), dim=-1)
-        return torch.einsum("bfd,bd->bf", seen.unflatten(0, clips.shape[:2]), told).mean(dim=1)
+        return torch.einsum("bfd,bd->bf", seen.view(*clips.shape[:2], -1), told).mean(dim=1)

@@ -74,7 +74,7 @@ def blocks(unet: nn.Module) -> list[nn.Module]:
 
 def channels_of(unet: UNet2DConditionModel) -> tuple[int, int]:
     """Input and output channels."""
-    config: Any = unet.config  # type: ignore[attr-defined]  # set by a decorator
+    config: Any = unet.config
     return config.in_channels, config.out_channels
 
 

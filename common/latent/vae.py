@@ -34,6 +34,8 @@ class LatentCodec(nn.Module):
     (arXiv:2112.10752, section 4.3.2): (latent - shift) * scaling factor.
     """
 
+    vae: Any  # what diffusers decorates has no types
+
     def __init__(self, vae: AutoencoderKL, *, identity: str, dtype: torch.dtype, encoder_only: bool = False) -> None:
         """
         Args:
@@ -83,7 +85,8 @@ class LatentCodec(nn.Module):
         expect(latents, "N C h w", name="latents", C=self.channels)
         assert not self.encoder_only, "this codec was built to encode only"
         normal = self.vae.decode(latents.to(self.dtype), return_dict=False)[0].float()
-        return ((normal + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        pictures: Tensor = ((normal + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return pictures
 
     def _arranged(self, pictures: Tensor) -> Tensor:
         """On a GPU weights and pictures with the channels last, as its convolutions read them."""

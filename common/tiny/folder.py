@@ -56,7 +56,7 @@ def save(
         preprocessor: content of preprocessor_config.json, where there are pictures.
     """
     with atomic_folder(folder) as temporary:
-        model.half().save_pretrained(temporary)  # type: ignore[no-untyped-call]
+        model.half().save_pretrained(temporary)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         if preprocessor is not None:

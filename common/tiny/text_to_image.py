@@ -59,7 +59,8 @@ class Captions:
     """States of captions of one object, from the tiny CLIP's text tower."""
 
     def __init__(self, folder: str) -> None:
-        self.tower = CLIPTextModel.from_pretrained(folder).float().eval().requires_grad_(False)
+        tower: Any = CLIPTextModel.from_pretrained(folder, dtype=torch.float32)
+        self.tower = tower.eval().requires_grad_(False)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self._kept: dict[str, Tensor] = {}
 

@@ -108,7 +108,8 @@ def _loss(model: AutoencoderKL, pixels: Tensor, kl: float) -> Tensor:
     posterior = model.encode(pixels).latent_dist
     error = functional.mse_loss(model.decode(posterior.sample()).sample, pixels)
     divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-    return error + kl * divergence
+    loss: Tensor = error + kl * divergence
+    return loss
 
 
 @torch.no_grad()

@@ -146,7 +146,7 @@ def widen(unet: UNet2DConditionModel, *, history: int) -> UNet2DConditionModel:
     Raises:
         ValueError: another number of input channels.
     """
-    old: nn.Conv2d = unet.conv_in  # type: ignore[attr-defined]  # layers are not declared in diffusers
+    old: nn.Conv2d = unet.conv_in
     _, latent = channels_of(unet)
     if old.in_channels not in (latent, 2 * latent) or history < 1:
         raise ValueError(
@@ -170,6 +170,6 @@ def widen(unet: UNet2DConditionModel, *, history: int) -> UNet2DConditionModel:
         if old.bias is not None:
             assert new.bias is not None
             new.bias.copy_(old.bias)
-    unet.conv_in = new  # type: ignore[attr-defined]
-    unet.register_to_config(in_channels=new.in_channels)  # type: ignore[attr-defined]  # an assignment is not saved
+    unet.conv_in = new
+    unet.register_to_config(in_channels=new.in_channels)  # an assignment is not saved
     return unet

@@ -28,7 +28,7 @@ class VideoInstructPix2PixPipeline(DiffusionPipeline):
     There is no safety checker: what is generated is not looked at.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"  # type: ignore[assignment]  # None in the base class
+    model_cpu_offload_seq = "text_encoder->unet->vae"
     vae: Any
     text_encoder: Any
     tokenizer: Any
