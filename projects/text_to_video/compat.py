@@ -8,7 +8,7 @@ do not tell heads from their width, so `model.kind.heads` and `dim_head` are to 
 import logging
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -106,7 +106,7 @@ def load_published(folder: str, *, unet: UNet2DConditionModel, conditioner: Cond
     path = weights_folder(folder)
     if not (path / FILE).is_file():
         raise WeightsError(f"{path / FILE} is not there; model.kind.published wants the folder of a whole UNet")
-    whole: nn.Module = unet  # type: ignore[assignment]  # diffusers declares no base to a type checker
+    whole: Any = unet
     ours = {name: each for name, each in whole.named_parameters()}
     ours |= {f"conditioner.{name}": each for name, each in conditioner.named_parameters()}
     try:

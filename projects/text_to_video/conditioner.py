@@ -212,7 +212,7 @@ class Conditioner(nn.Module):
         media = self._media(clips, time=time, level=level)
         latents = self.queries.expand(*targets.shape, -1, -1)
         own = None if self.target is None else self.target(targets).unsqueeze(2)
-        if self.target_in_queries:
+        if self.target_in_queries and own is not None:
             latents = latents + own
         visible = self._visible(clips, targets, len(media[0])) if causal else None
         for layer in self.layers:
