@@ -28,7 +28,7 @@ def available(seconds: float, fps: float) -> int:
 
 
 def numbers(info: VideoInfo, *, fps: float, frames: int) -> Frames:
-    """For k = 0 .. `frames` - 1 the frame nearest to k / fps, of two equally near the earlier; fewer where the clip ends.
+    """For k = 0 .. `frames` - 1 the frame nearest to k / fps, of two equally near the earlier; up to the clip's end.
 
     Presentation times decide, so a variable rate or a start after 0 does not matter. Of a source with fewer frames a
     second, frames are repeated.

@@ -107,7 +107,7 @@ def video_latents(
         clips = Clips(clips_of(jobs), fps=fps, crop=crop, backend=backend)
         # Before a device is touched: the loader forks.
         pinned = any(place.type == "cuda" for place in places)
-        decoded = decode(clips, num_workers=num_workers, pin_memory=pinned)
+        decoded = decode(clips, count=len(clips), num_workers=num_workers, pin_memory=pinned)
         copies = _encoders(encoder, places) if jobs else [encoder]
         encoded = encode(decoded, copies, at_once=frames_at_once, logvar=logvar, dtype=dtype)
         figures: dict[str, float] = {"clips encoded": write(jobs, encoded), "shards made": len(jobs)}

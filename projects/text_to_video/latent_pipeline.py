@@ -65,13 +65,13 @@ def clips_of(jobs: Iterable[Job]) -> list[tuple[Bucket, Planned]]:
     return [(job.target.bucket, clip) for job in jobs for clip in job.target.shard(job.number)]
 
 
-def decode(clips: Clips, *, num_workers: int, pin_memory: bool) -> Iterator[Tensor | str]:
-    """Clips in their order, from processes that start here and now; then the progress bar ends."""
-    workers = min(num_workers, len(clips))
+def decode(clips: Dataset[Tensor | str], *, count: int, num_workers: int, pin_memory: bool) -> Iterator[Tensor | str]:
+    """All `count` clips in their order, from processes that start here and now; then the progress bar ends."""
+    workers = min(num_workers, count)
     ahead = CLIPS_AHEAD if workers else None
-    pin_memory = pin_memory and len(clips) > 0
+    pin_memory = pin_memory and count > 0
     loader = DataLoader(clips, batch_size=None, num_workers=workers, prefetch_factor=ahead, pin_memory=pin_memory)
-    return track(map(_own, iter(loader)), description="latents of clips", total=len(clips))
+    return track(map(_own, iter(loader)), description="latents of clips", total=count)
 
 
 def _own(clip: Tensor | str) -> Tensor | str:
