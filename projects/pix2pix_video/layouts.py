@@ -6,18 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import SchedulerMixin, UNet2DConditionModel
-from torch import Tensor, nn
+from diffusers import UNet2DConditionModel
+from torch import Tensor
 
 from common.card import Card
-from common.config import bind, build
-from common.encoders.text import ClipText
+from common.config import build
 from common.export import Layout, Request, TrainedRun
-from common.latent.schedulers import sampler
 from common.latent.unet import unet_folder
-from common.latent.vae import LatentCodec
+from common.pipeline_folder import (
+    fill,
+    frozen_identity,
+    frozen_parts,
+    model_config,
+    tokenizer_of,
+    trained_part,
+    write_folder,
+)
 from common.weights.source import WeightsError
-from common.weights.verified import refuse_difference
 from projects.pix2pix_video.model import channels
 from projects.pix2pix_video.pipeline import VideoInstructPix2PixPipeline
 from projects.pix2pix_video.widen_unet import write_unet
@@ -28,20 +33,15 @@ UNET, TEXT = "model.unet.", "text_encoder.tower."  # before the names of diffuse
 def write_pipeline(run: TrainedRun, folder: Path, request: Request) -> dict[str, Any]:
     """All parts as `from_pretrained` reads them: what was trained in its place, the others from the base."""
     codec, text, scheduler = frozen_parts(run, request)
-    _fill(text.tower, _trained(run, TEXT), part="text_encoder")
-    unet = trained_unet(run, request)
-    tokenizer: Any = text.tokenizer
-    tokenizer.model_max_length = text.max_tokens
-    parts: dict[str, Any] = {"vae": codec.vae, "text_encoder": text.tower, "unet": unet}
-    if request.dtype is not None:
-        for part in parts.values():
-            part.to(getattr(torch, request.dtype))
-    pipeline: Any = VideoInstructPix2PixPipeline(**parts, tokenizer=tokenizer, scheduler=scheduler)
-    pipeline.save_pretrained(folder, max_shard_size=request.max_shard_bytes)
-    for name, part in parts.items():
-        _compare(folder / name, part)
-    _compare_small(folder, pipeline)
-    return {name: sum(each.numel() for each in part.parameters()) for name, part in parts.items()}
+    fill(text.tower, _trained(run, TEXT), part="text_encoder")
+    pipeline = VideoInstructPix2PixPipeline(
+        vae=codec.vae,
+        text_encoder=text.tower,
+        tokenizer=tokenizer_of(text),
+        unet=trained_unet(run, request),
+        scheduler=scheduler,
+    )
+    return write_folder(pipeline, folder, request)
 
 
 def write_unet_alone(run: TrainedRun, folder: Path, request: Request) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def trained_unet(run: TrainedRun, request: Request) -> Any:
         with torch.random.fork_rng(devices=[]):
             plain = {"checkpointing": False, "channels_last": False, "compile": False}
             unet = build(recipe)(**plain, weights=weights)
-    _fill(unet, state, part="UNet")
+    fill(unet, state, part="UNet")
     return unet.eval()
 
 
@@ -86,94 +86,8 @@ def _unet_config(weights: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
     return content | {"in_channels": channels(content.get("out_channels", 4), recipe["history"])}
 
 
-def frozen_parts(run: TrainedRun, request: Request) -> tuple[LatentCodec, ClipText, SchedulerMixin]:
-    """Autoencoder and text encoder as the run started from them, and the scheduler that it sampled with.
-
-    Raises:
-        ConfigError: the configuration of the run names something that it may not.
-        ValueError: a part is not where the run had it, and `export.base` does not say where it is.
-    """
-    model = model_config(run)
-    made = {}
-    for name in ("vae", "text_encoder", "noise"):
-        moved = request.base is not None and model[name]["weights"] != "random"
-        try:
-            made[name] = build(model[name])(**({"weights": request.base} if moved else {}))
-        except WeightsError as error:
-            raise WeightsError(f"{error}; if the base of the run has moved, say export.base=<folder>") from error
-    return made["vae"], made["text_encoder"], sampler(model["sampling"]["scheduler"], made["noise"])
-
-
-def model_config(run: TrainedRun) -> dict[str, Any]:
-    """The configuration of the model; what it names is checked, because it comes from a file."""
-    model: dict[str, Any] = run.config["model"]
-    bind(model, "model")
-    return model
-
-
-def base_identity(run: TrainedRun, request: Request) -> dict[str, Any]:
-    """What a pipeline depends on beside the checkpoint."""
-    codec, text, scheduler = frozen_parts(run, request)
-    config: Any = scheduler
-    return {"vae": codec.identity, "text": text.identity, "scheduler": json.loads(config.to_json_string())}
-
-
 def _trained(run: TrainedRun, prefix: str) -> dict[str, Tensor]:
-    """What was trained of a part, by the names that it has there.
-
-    Raises:
-        WeightsError: the checkpoint is not of this method.
-    """
-    foreign = [name for name in run.state if not name.startswith((UNET, TEXT))]
-    if foreign:
-        raise WeightsError(f"{run.checkpoint} has {foreign[0]}; tensors of this method begin with {UNET} or {TEXT}")
-    return {name.removeprefix(prefix): value for name, value in run.state.items() if name.startswith(prefix)}
-
-
-def _fill(module: nn.Module, state: Mapping[str, Tensor], *, part: str) -> None:
-    """Puts trained tensors in their places; a module without numbers takes them as they are."""
-    own = module.state_dict()
-    foreign = sorted(name for name, value in state.items() if name not in own or own[name].shape != value.shape)
-    if foreign:
-        raise WeightsError(
-            f"{len(foreign)} trained tensors have no place in the {part} (first: {foreign[0]}); give the base of the "
-            "run by export.base"
-        )
-    empty = any(value.is_meta for value in own.values())
-    # Trained in channels-last order, a tensor is written in the usual one.
-    plain = {name: value.contiguous() for name, value in state.items()}
-    module.load_state_dict(plain, strict=empty, assign=empty)
-
-
-def _compare(folder: Path, part: Any) -> None:
-    """Loads a part as diffusers and transformers do, and compares it with what was meant.
-
-    Raises:
-        OSError: it differs.
-    """
-    again = type(part).from_pretrained(folder, torch_dtype=part.dtype)
-    read, meant = again.state_dict(), part.state_dict()
-    refuse_difference(folder, found=read, wanted=meant, read_back=read.__getitem__, read=meant.__getitem__)
-
-
-def _compare_small(folder: Path, pipeline: Any) -> None:
-    """The same for the parts without tensors.
-
-    Raises:
-        OSError: one differs.
-    """
-    scheduler = type(pipeline.scheduler).from_pretrained(folder / "scheduler")
-    if _settings(scheduler) != _settings(pipeline.scheduler):
-        raise OSError(f"{folder / 'scheduler'} does not read back as it was written; check the disk and export again")
-    tokenizer = type(pipeline.tokenizer).from_pretrained(folder / "tokenizer")
-    found, meant = ((each.get_vocab(), each.model_max_length) for each in (tokenizer, pipeline.tokenizer))
-    if found != meant:
-        raise OSError(f"{folder / 'tokenizer'} does not read back as it was written; check the disk and export again")
-
-
-def _settings(scheduler: Any) -> dict[str, Any]:
-    """What a scheduler was built with, without what diffusers notes beside it."""
-    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    return trained_part(run, prefix, all_prefixes=(UNET, TEXT))
 
 
 USAGE = """\
@@ -214,6 +128,6 @@ unet = UNet2DConditionModel.from_pretrained(".")
     tags=("instruct-pix2pix", "video"),
 )
 LAYOUTS = {
-    "diffusers": Layout(write=write_pipeline, card=PIPELINE_CARD, reads=base_identity, dtypes=True),
+    "diffusers": Layout(write=write_pipeline, card=PIPELINE_CARD, reads=frozen_identity, dtypes=True),
     "unet": Layout(write=write_unet_alone, card=UNET_CARD, dtypes=True),
 }

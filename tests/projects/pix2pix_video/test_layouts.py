@@ -19,10 +19,10 @@ from torch import Tensor
 from common.checkpoint import checksum
 from common.config import ROOT, ConfigError, build, plain
 from common.ema import SHADOW, Ema
+from common.pipeline_folder import model_config
 from common.weights.source import WeightsError
 from launchers import export
 from launchers.command import as_yaml, compose
-from projects.pix2pix_video.layouts import model_config
 from projects.pix2pix_video.module import Pix2PixVideo
 from projects.pix2pix_video.sampling import sample
 from tests.common.runs import make_run
