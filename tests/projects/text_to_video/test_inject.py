@@ -67,6 +67,20 @@ def test_at_first_the_output_is_that_of_the_frozen_unet_bit_for_bit(interface: I
     assert torch.equal(call(unet, CONTEXT, torch.tensor([True, False] * 5)), frozen)
 
 
+@pytest.mark.slow  # 4.3 GB of weights
+@torch.no_grad()
+def test_at_first_the_output_is_that_of_a_frozen_unet_as_large_as_published() -> None:
+    """Random weights of Stable Diffusion 2.1's shape, latents of 8 x 8."""
+    torch.manual_seed(0)
+    unet: Any = sd21()
+    noisy, text, context = torch.randn(1, 4, 8, 8), torch.randn(1, 77, 1024), torch.randn(1, 512, 1024)
+    frozen = unet(noisy, 999, text).sample
+    inject(unet, width=1024, interface="blocks", published_init=False)
+    assert frozen.isfinite().all()
+    assert torch.equal(unet(noisy, 999, text).sample, frozen)
+    assert torch.equal(unet(noisy, 999, text, cross_attention_kwargs=conditions(context)).sample, frozen)
+
+
 @pytest.mark.parametrize("interface", INTERFACES)
 def test_rows_without_context_stay_those_of_the_frozen_unet(interface: Interface) -> None:
     frozen, unet, keep = call(tiny_unet()), injected(interface), torch.tensor([True, False] * 5)
