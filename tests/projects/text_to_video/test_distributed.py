@@ -1,8 +1,10 @@
 """The distributed kind: frozen at first, gradients everywhere afterwards, clips that do not see each other."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from projects.text_to_video import single_frames
 from projects.text_to_video.distributed import Distributed
 from projects.text_to_video.guidance import Guidance
 from tests.projects.text_to_video.t2v_parts import (
+    NOISE,
     SIZE,
     C,
     disturb,
@@ -60,6 +63,11 @@ def sampled(model: Distributed, *seeds: int, rows: slice = slice(None), **change
         "generators": generators(*seeds),
     }
     return model.sample(text=texts(3)[rows], **{**settings, **changes})
+
+
+def scheduler_settings(name: str) -> dict[str, Any]:
+    known = inspect.signature(getattr(diffusers, name)).parameters
+    return {key: value for key, value in NOISE.items() if key in known}
 
 
 def test_published_count_of_what_trains() -> None:
@@ -135,6 +143,35 @@ def test_everything_that_trains_gets_a_gradient_and_the_loss_falls() -> None:
     kept = {name: each for name, each in model.unet.named_parameters() if name in frozen}
     assert len(kept) == len(frozen)
     assert all(torch.equal(each, frozen[name]) for name, each in kept.items())
+
+
+def test_a_frozen_part_in_bfloat16_beside_trained_ones_in_float32() -> None:
+    """As the published size trains: mixed precision, and sampling without it."""
+    exact, model = distributed(), distributed(unet=lambda: tiny_unet().to(torch.bfloat16), checkpointing=True)
+    disturb(exact, 0.05)
+    disturb(model, 0.05)
+    assert {each.dtype for each in model.parameters() if each.requires_grad} == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = errors(model)
+    mixed.mean().backward()
+    assert all(each.grad is not None and each.grad.isfinite().all() for each in model.conditioner.parameters())
+    torch.testing.assert_close(mixed, errors(exact), atol=0.1, rtol=0.1)
+    assert sampled(model, 1, 2, 3).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "name", ["DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler", "UniPCMultistepScheduler"]
+)
+def test_other_schedulers(name: str) -> None:
+    """With zero terminal SNR, given first frames, and a clip alone or in a batch."""
+    model, scheduler, first = distributed(), getattr(diffusers, name)(**scheduler_settings(name)), latents(3, 1)[:, 0]
+    disturb(model, 0.05)
+    together = sampled(model, 1, 2, 3, scheduler=scheduler, steps=6, first=first)
+    assert together.isfinite().all()
+    assert together.abs().max() < 100
+    assert torch.equal(together[:, 0], first)
+    alone = sampled(model, 2, rows=slice(1, 2), scheduler=scheduler, steps=6, first=first[1:2])
+    torch.testing.assert_close(alone, together[1:2], atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("guidance", [Guidance(text_scale=3.0), Guidance(context_scale=1.0), Guidance(rescale=0.5)])
