@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from common.data.module import StreamData
-from projects.pix2pix_video.data import NULL, EditBatch
+from projects.pix2pix_video.data import EditBatch
 from projects.pix2pix_video.draws import Draws, draw, stack
+from projects.pix2pix_video.latents import NULL
 from tests.projects.pix2pix_video.small_run import Small, batch_of, configured, make_data, make_small
 from tests.projects.pix2pix_video.small_set import HISTORY, TEXT
 

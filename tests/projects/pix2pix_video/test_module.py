@@ -87,9 +87,9 @@ def test_the_loss_of_micro_batches_adds_up(small: Small) -> None:
     """Each is divided by the share of the global batch that it stands for."""
     module, rows = configured(), small.rows()
     whole = batch_of(rows, 0, 1, 2, 3)
-    halves = [batch_of(rows, 0, 1), batch_of(rows, 2, 3, first=2)]
+    parts = [each._replace(normalizer=2.0) for each in (batch_of(rows, 0, 1, 2), batch_of(rows, 3, first=3))]
     with torch.no_grad():
-        mean = sum(float(module.training_step(half, 0)) for half in halves) / 2
+        mean = sum(float(module.training_step(each, 0)) for each in parts) / 2
         assert mean == pytest.approx(float(module.training_step(whole, 0)), rel=1e-5)
 
 

@@ -11,8 +11,9 @@ from transformers.initialization import no_init_weights
 
 from common.config import build, check
 from launchers.command import compose
-from projects.pix2pix_video.data import NULL, EditBatch
+from projects.pix2pix_video.data import EditBatch
 from projects.pix2pix_video.draws import Draws
+from projects.pix2pix_video.latents import NULL
 from projects.pix2pix_video.module import Pix2PixVideo
 
 META = torch.device("meta")
