@@ -26,7 +26,8 @@ from common.optim import parameter_groups
 from common.parallel import shard
 from common.random import generator
 from common.types import Build, Pick
-from projects.pix2pix_video.data import NULL, EditBatch, Edits, posterior
+from projects.pix2pix_video.data import EditBatch, Edits, posterior
+from projects.pix2pix_video.latents import NULL
 from projects.pix2pix_video.layouts import LAYOUTS
 from projects.pix2pix_video.model import EditModel
 from projects.pix2pix_video.requests import RequestBatch
@@ -193,8 +194,8 @@ class Pix2PixVideo(LightningModule):
         self._score(batch, view="val", split="val", chosen=batch.rows < self.sampled)
 
     def on_validation_epoch_end(self) -> None:
-        metrics = {"val/loss": self.loss.compute(), **{f"val/{k}": v for k, v in self.scores.finish().items()}}
-        self.log_dict(metrics, logger=False)
+        self.log("val/loss", self.loss.compute(), logger=False)
+        self.log_dict({f"val/{name}": value for name, value in self.scores.finish().items()}, logger=False)
 
     def on_test_start(self) -> None:
         self._refuse_caches(*(f"test/{view}" for view in self._data().test_recipes))
