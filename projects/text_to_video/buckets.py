@@ -34,6 +34,8 @@ def parse(given: Sequence[Sequence[int]], *, frames: int, multiple: int) -> list
     Raises:
         ValueError: none, one of another form, one twice, or one that is longer than `frames`.
     """
+    if frames < 1:
+        raise ValueError("task.seconds * task.fps gives no frame; raise one of them")
     for each in given:
         if len(each) not in (2, 3) or any(number < 1 for number in each):
             raise ValueError(f"task.buckets: {list(each)} is not [height, width] or [height, width, frames]")

@@ -1,10 +1,13 @@
 """Decoding processes feed autoencoders on one or several devices, clip by clip, shard after shard."""
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -36,22 +39,25 @@ class Clips(Dataset[Tensor | str]):
     """Frames of each clip, uint8 (F, 3, H, W), or the reason why they cannot be shown."""
 
     def __init__(self, clips: Sequence[tuple[Bucket, Planned]], *, fps: float, crop: Crop, backend: str) -> None:
-        self.clips, self.fps, self.crop, self.backend = clips, fps, crop, backend
+        # Arrays, not a million objects: processes that count references to them would each end with a copy of all.
+        self.paths = np.array([os.fsencode(clip.path) for _, clip in clips])
+        self.shapes = np.array([(each.height, each.width, each.frames, clip.frames) for each, clip in clips])
+        self.fps, self.crop, self.backend = fps, crop, backend
 
     def __len__(self) -> int:
-        return len(self.clips)
+        return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor | str:
-        bucket, clip = self.clips[index]
-        size = (bucket.height, bucket.width)
+        path = Path(os.fsdecode(self.paths[index]))
+        height, width, most, expected = self.shapes[index].tolist()
         try:
             frames = clip_frames(
-                clip.path, fps=self.fps, frames=bucket.frames, size=size, crop=self.crop, backend=self.backend
+                path, fps=self.fps, frames=most, size=(height, width), crop=self.crop, backend=self.backend
             )
         except VideoReadError as error:
             return error.reason
-        if len(frames) != clip.frames:
-            return f"gives {len(frames)} frames and gave {clip.frames} when it was looked at: the file has changed"
+        if len(frames) != expected:
+            return f"gives {len(frames)} frames and gave {expected} when it was looked at: the file has changed"
         return frames
 
 

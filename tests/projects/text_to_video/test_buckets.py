@@ -65,3 +65,8 @@ def test_lengths_come_from_the_seconds_where_none_is_given() -> None:
 def test_other_buckets_are_refused(given: list[list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(given, frames=64, multiple=8)
+
+
+def test_a_clip_has_a_frame() -> None:
+    with pytest.raises(ValueError, match="no frame"):
+        parse([[32, 32]], frames=0, multiple=8)
