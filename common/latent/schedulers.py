@@ -22,7 +22,8 @@ def training_scheduler(
     Args:
         weights: folder or fetched Hub id of the pipeline whose scheduler is meant, or "random" for `architecture`.
         architecture: arguments of DDPMScheduler; only for "random".
-        config: arguments that replace those of the file or the architecture, such as `prediction_type`.
+        config: arguments that replace those of the file or the architecture, such as `prediction_type`; None
+            replaces nothing.
 
     Raises:
         WeightsError: the pipeline has no scheduler.
@@ -33,7 +34,8 @@ def training_scheduler(
         if not path.is_file():
             raise WeightsError(f"{path} is not there; give the folder of a pipeline, or weights=random with a config")
         base = json.loads(path.read_text())
-    return DDPMScheduler.from_config({**base, **(config or {})})
+    replaced = {name: value for name, value in (config or {}).items() if value is not None}
+    return DDPMScheduler.from_config({**base, **replaced})
 
 
 def sampler(name: str, trained: DDPMScheduler) -> SchedulerMixin:
