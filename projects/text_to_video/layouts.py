@@ -43,7 +43,7 @@ def write_pipeline(run: TrainedRun, folder: Path, request: Request) -> dict[str,
     load_trained(kind, trained, source=str(run.checkpoint))
     whole = isinstance(kind.unet, UNetMotionModel)
     pipeline = TextToVideoPipeline(
-        vae=codec.vae,  # type: ignore[arg-type]  # registered as a module
+        vae=codec.vae,
         text_encoder=text.tower,
         tokenizer=tokenizer_of(text),
         unet=(kind.unet if whole else _base(recipe, request)).eval(),

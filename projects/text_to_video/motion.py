@@ -77,7 +77,7 @@ class TemporalPath(AnimateDiffTransformer3D):
         """
         compute: Any = super().forward
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            compute = partial(self._gradient_checkpointing_func, compute)  # type: ignore[attr-defined]  # with the flag
+            compute = partial(self._gradient_checkpointing_func, compute)
         output: Tensor = compute(hidden_states, None, None, None, num_frames)
         if self.bypass is None:
             return output

@@ -29,7 +29,7 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 
 @dataclass
-class ClipsOutput(BaseOutput):  # type: ignore[misc]  # untyped in diffusers
+class ClipsOutput(BaseOutput):
     """Clips.
 
     Attributes:
@@ -45,7 +45,7 @@ class TextToVideoPipeline(DiffusionPipeline):
     There is no safety checker: what is generated is not looked at.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"  # type: ignore[assignment]  # None in the base class
+    model_cpu_offload_seq = "text_encoder->unet->vae"
     vae: Any
     text_encoder: Any
     tokenizer: Any
