@@ -105,7 +105,6 @@ def test_missing_and_foreign_weights_are_refused(tmp_path: Path) -> None:
         ({"architecture": None}, "needs unet.architecture"),
         ({"architecture": {**UNET, "in_channels": 8}}, "in_channels=8, but history=3 makes it 16"),
         ({"architecture": {**UNET, "layer_per_block": 2}}, "did you mean layers_per_block"),
-        ({"weights": "some/model"}, "belongs to weights=random"),
     ],
 )
 def test_wrong_arguments_are_named(changes: dict[str, Any], message: str) -> None:
