@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FEW = {"task=shapes": ["task.clips={train:40,val:8,test:8}", "task.edits={train:40,val:8,test:16}"]}
+FEW = {"task=shapes": ["task.clips={train:40,val:8,test:12}", "task.edits={train:40,val:8,test:16}"]}
 
 
 @pytest.fixture(scope="session")

@@ -32,8 +32,14 @@ def values(record: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {row: {kind: each["value"] for kind, each in rows[row].items()} for row in rows if row != "chance"}
 
 
-def write_results(title: str, record: dict[str, Any]) -> None:
-    """Puts the table of a method into RESULTS.md, if `make learn` asks for it; other methods' stay."""
+def write_results(title: str, record: dict[str, Any], *, told: str | None = None) -> None:
+    """Puts the table of a method into RESULTS.md, if `make learn` asks for it; other methods' stay.
+
+    Args:
+        title: of the section.
+        record: of `evaluate`.
+        told: what the numbers are; by default accuracies of answers.
+    """
     if not os.environ.get("FRAMELAB_WRITE_RESULTS"):
         return
     rows = record["rows"]
@@ -41,8 +47,7 @@ def write_results(title: str, record: dict[str, Any]) -> None:
     lines = [
         f"## {title}",
         "",
-        f"{date.today()}, revision {str(record['revision'])[:12]}, two CPU cores. Exact match of the greedy answer "
-        f"on {rows['real']['macro']['cases']} held-out questions, with 95 % intervals.",
+        f"{date.today()}, revision {str(record['revision'])[:12]}, two CPU cores. {told or _answers(rows)}",
         "",
         "| | " + " | ".join(columns) + " |",
         "|---" * (1 + len(columns)) + "|",
@@ -54,6 +59,11 @@ def write_results(title: str, record: dict[str, Any]) -> None:
     sections = [part for part in re.split(r"(?m)^(?=## )", text)[1:] if not part.startswith(f"## {title}\n")]
     sections.append("\n".join(lines) + "\n")
     RESULTS.write_text("\n".join([HEAD, *(section.strip() + "\n" for section in sorted(sections))]))
+
+
+def _answers(rows: dict[str, Any]) -> str:
+    cases = rows["real"]["macro"]["cases"]
+    return f"Exact match of the greedy answer on {cases} held-out questions, with 95 % intervals."
 
 
 def cell(value: Any) -> str:

@@ -14,7 +14,7 @@ from launchers import evaluate, export, generate, train
 from launchers.command import compose, prepare
 
 TINY = sorted(path.stem for path in (CONF / "experiment").glob("*_tiny.yaml"))
-SIZES = ["task.clips={train:24,val:6,test:6}", "task.edits={train:24,val:6,test:12}"]
+SIZES = ["task.clips={train:24,val:6,test:12}", "task.edits={train:24,val:6,test:12}"]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,9 @@ def test_train_resume_evaluate_generate_export(experiment: str, root: Path) -> N
     rows_of_other_runs = [f"~compare.{row}" for row, ckpt in cfg.compare.items() if ckpt != "none"]
     evaluate.main(configure(experiment, root, f"ckpt={run}", *rows_of_other_runs, f"paths.run={run}/evaluated"))
     rows = json.loads((run / "evaluated" / "metrics.json").read_text())["rows"]
-    assert {*cfg.data.test, "before_training"} <= rows.keys()
+    untrained = {row for row, ckpt in cfg.compare.items() if ckpt == "none"}
+    assert untrained
+    assert {*cfg.data.test, *untrained} <= rows.keys()
 
     generate.main(configure(experiment, root, f"ckpt={run}", f"paths.run={run}/generated"))
     assert len((run / "generated" / "generated.jsonl").read_text().splitlines()) == 2

@@ -76,7 +76,8 @@ class LatentCodec(nn.Module):
         if height % self.factor or width % self.factor:
             raise ValueError(f"pictures of {height} x {width} pixels; the autoencoder takes multiples of {self.factor}")
         normal = self._arranged(pixels.to(self.dtype) / 127.5 - 1)
-        mean, logvar = self.vae._encode(normal).float().chunk(2, dim=1)
+        with torch.autocast(normal.device.type, enabled=False):  # its dtype is chosen, and a cache records it
+            mean, logvar = self.vae._encode(normal).float().chunk(2, dim=1)
         return Posterior(mean.contiguous(), logvar.clamp(*LOGVAR).contiguous())
 
     @torch.no_grad()
@@ -84,7 +85,8 @@ class LatentCodec(nn.Module):
         """Pictures of unscaled latents (N, C, h, w): uint8 (N, 3, H, W), rounded, cut to 0..255 as pictures are."""
         expect(latents, "N C h w", name="latents", C=self.channels)
         assert not self.encoder_only, "this codec was built to encode only"
-        normal = self.vae.decode(latents.to(self.dtype), return_dict=False)[0].float()
+        with torch.autocast(latents.device.type, enabled=False):
+            normal = self.vae.decode(latents.to(self.dtype), return_dict=False)[0].float()
         pictures: Tensor = ((normal + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return pictures
 
