@@ -64,6 +64,7 @@ class Captions(Dataset[Asked]):
         fps: float,
         size: list[int],
         latent: list[int],
+        objects: int | None = None,
     ) -> None:
         """
         Args:
@@ -74,12 +75,13 @@ class Captions(Dataset[Asked]):
             fps: of what is written.
             size: H, W of the frames.
             latent: C, h, w of a latent.
+            objects: of `table`, only captions of the built-in world that name so many objects.
 
         Raises:
             ValueError: the request or its file is not of this form.
         """
         self.frames, self.fps, self.size, self.latent = frames, fps, (size[0], size[1]), tuple(latent)
-        self.asked = _asked(request, Path(table))
+        self.asked = _asked(request, Path(table), objects)
         firsts = {bool(each.first) for each in self.asked}
         if len(firsts) > 1:
             raise ValueError(f"{request['file']}: all captions have a first frame, or none; split the file")
@@ -123,7 +125,7 @@ class Captions(Dataset[Asked]):
         return to_channels_first(center_crop(resize_short_side(frame, max(self.size)), *self.size))[0]
 
 
-def _asked(request: Mapping[str, Any], table: Path) -> list[Asked]:
+def _asked(request: Mapping[str, Any], table: Path, objects: int | None) -> list[Asked]:
     prompt, video, file = request["prompt"], request["video"], request["file"]
     if video is not None and prompt is None:
         raise ValueError("request.video is the first frame of a clip; say by request.prompt what it shows")
@@ -132,8 +134,8 @@ def _asked(request: Mapping[str, Any], table: Path) -> list[Asked]:
     if prompt is not None:
         return [Asked("request", str(prompt), str(video or ""))]
     if file is None:
-        rows = [row for row in read_jsonl(table) if row.get("caption")][: request["count"]]
-        return [Asked(str(row["id"]), str(row["caption"]), "") for row in rows]
+        rows = [row for row in read_jsonl(table) if objects in (None, row["caption"].count(" moves "))]
+        return [Asked(str(row["id"]), str(row["caption"]), "") for row in rows[: request["count"]]]
     path = Path(file)
     content: Any = read_jsonl(path) if path.suffix == ".jsonl" else json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, list) or not all(isinstance(row, dict) and row.get("prompt") for row in content):
