@@ -101,7 +101,6 @@ def random_unet(arguments: Mapping[str, Any], seed: int) -> UNet2DConditionModel
         return UNet2DConditionModel(**arguments)
 
 
-
 def read_unet(weights: str, *, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
     """A published UNet with the number of channels that it has, every parameter from its file.
 

@@ -54,9 +54,7 @@ def sighting(*, row: str, pair: str, kind: str, pred: Tensor, truth: Tensor) -> 
     """
     own = _largest(truth)
     if own is None:
-        raise ValueError(
-            f"row {row}: no object of the shapes world in its target; model.follow=false for other data"
-        )
+        raise ValueError(f"row {row}: no object of the shapes world in its target; model.follow=false for other data")
     return Sighting(pair, kind, _largest(pred), own, truth.shape[-1])
 
 
