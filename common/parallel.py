@@ -57,6 +57,8 @@ def shard(module: LightningModule, *, units: Iterable[nn.Module]) -> None:
     if precision not in POLICIES:
         raise ValueError(f"trainer.precision={precision} with FSDP; choose one of {', '.join(POLICIES)}")
     mesh = module.device_mesh["data_parallel"]
+    for parameter in module.parameters():
+        parameter.data = parameter.data.contiguous()  # one with the channels last cannot be split
     owners = _owners(module)
     for unit in units:
         if all(owners[name] == count for name, count in _owners(unit).items()):

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from common.config import CONF
 from common.loggers import read_metrics
 from launchers import train
 from launchers.command import compose
+from tests.experiments import tiny
 
 FOLDER = Path(__file__).parent / "golden"
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*_tiny*.yaml"))
 
 pytestmark = pytest.mark.golden
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", tiny("*_tiny*.yaml"))
 def test_twenty_losses(experiment: str, shapes: Path, tmp_path: Path) -> None:
     small = ["steps=20", "validate_every=20", "batch.global=16", "batch.micro=8", "prepare=[]"]
     where = [f"paths.data='{shapes}'", f"paths.run='{tmp_path}'", "callbacks.metrics_log.every=1"]

@@ -8,12 +8,11 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from common.checkpoint import committed
-from common.config import CONF
 from common.loggers import read_metrics
 from launchers import evaluate, export, generate, train
 from launchers.command import compose, prepare
+from tests.experiments import tiny
 
-TINY = sorted(path.stem for path in (CONF / "experiment").glob("*_tiny.yaml"))
 SIZES = ["task.clips={train:24,val:6,test:12}", "task.edits={train:24,val:6,test:12}"]
 
 
@@ -33,7 +32,7 @@ def configure(experiment: str, root: Path, *overrides: str) -> DictConfig:
     return compose(f"experiment={experiment}", *small, *always, *overrides)
 
 
-@pytest.mark.parametrize("experiment", TINY)
+@pytest.mark.parametrize("experiment", tiny())
 def test_train_resume_evaluate_generate_export(experiment: str, root: Path) -> None:
     cfg = configure(experiment, root)
     needs = compose(f"experiment={experiment}", "paths.run=.", f"paths.data={root}/data").prepare

@@ -76,7 +76,7 @@ class Faults(Callback):
 
 def rows_of(batch: Any) -> list[int]:
     """Rows of a micro-batch in their data set."""
-    rows = batch.text.conversations if hasattr(batch, "text") else batch.rows
+    rows = batch.rows if hasattr(batch, "rows") else batch.text.conversations
     return list(map(int, rows))
 
 
