@@ -6,6 +6,7 @@ nothing that depends on the machine, and each machine of several reads the parts
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,7 +55,7 @@ class Seen:
     caption: str = ""
 
 
-class Files(Dataset[Seen]):
+class Files(Dataset[Seen], ABC):
     """Files to look at, one after the other.
 
     Attributes:
@@ -72,9 +73,9 @@ class Files(Dataset[Seen]):
     def __getitem__(self, index: int) -> Seen:
         return self.look(self.ids[index], self.paths[index])
 
+    @abstractmethod
     def look(self, name: str, path: Path) -> Seen:
         """Finds out what a file is like; what is wrong with it is part of that, not an error."""
-        raise NotImplementedError
 
 
 class Videos(Files):
