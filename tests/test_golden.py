@@ -18,7 +18,7 @@ pytestmark = pytest.mark.golden
 
 @pytest.mark.parametrize("experiment", tiny("*_tiny*.yaml"))
 def test_twenty_losses(experiment: str, shapes: Path, tmp_path: Path) -> None:
-    small = ["steps=20", "validate_every=20", "batch.global=16", "batch.micro=8", "prepare=[]"]
+    small = ["steps=20", "validate_every=20", "batch.global=4", "batch.micro=2", "prepare=[]"]
     where = [f"paths.data='{shapes}'", f"paths.run='{tmp_path}'", "callbacks.metrics_log.every=1"]
     train.main(compose(f"experiment={experiment}", *small, *where))
     losses = [value for _, value in sorted(read_metrics(tmp_path / "metrics.csv")["train/loss"].items())]
