@@ -1,20 +1,17 @@
 """A training step from cached latents against one that encodes its frames and instructions, in one run."""
 
-import resource
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from common.encoders.turns import pick_devices
+from common.measure import Clock, autocast, operations, peak_gib
 from common.optim import parameter_groups
 from common.progress import track
 from common.types import Build
@@ -24,47 +21,20 @@ from projects.pix2pix_video.module import Pix2PixVideo
 
 PARTS = ("frames", "instructions", "forward", "backward", "optimizer")
 PROMPT = "turn the ring back"
-AUTOCAST = {"32-true": False, "bf16-mixed": True}
 STEPS = 1000  # timesteps that are drawn from
-T = TypeVar("T")
-
-
-class Clock:
-    """Seconds of each part of a step, the kernels of a GPU waited for."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds = dict.fromkeys(PARTS, 0.0)
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Adds the time of the block."""
-        start = self._now()
-        yield
-        self.seconds[name] += self._now() - start
-
-    @property
-    def total(self) -> float:
-        """Of the whole step."""
-        return sum(self.seconds.values())
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
 
 class Trained:
     """The module with its optimizer on a device, and both kinds of steps."""
 
     def __init__(self, module: Pix2PixVideo, *, device: torch.device, precision: str) -> None:
-        if precision not in AUTOCAST:
-            raise ValueError(f"task.precision={precision} is not one of {', '.join(AUTOCAST)}")
+        self._cast = partial(autocast, device, precision)
+        self._cast()  # a wrong precision is told before anything is built
         if module.train_text_encoder:
             raise ValueError("task.module.train_text_encoder=true cannot be cached; there is nothing to compare")
         module.configure_model()
         self.module = module.to(device).train()
-        self.device, self.autocast = device, AUTOCAST[precision]
+        self.device = device
         groups = parameter_groups({"unet": (module.model.parameters(), module.lr)}, weight_decay=module.weight_decay)
         self.optimizer = module.make_optimizer(groups)
         self.text_encoder = module._part("text_encoder")
@@ -108,9 +78,6 @@ class Trained:
         moved: EditBatch = self.module.transfer_batch_to_device(fresh, self.device, 0)
         return moved
 
-    def _cast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast)
-
     def _count(self, *_: Any) -> None:
         self.encoder_calls += 1
 
@@ -146,9 +113,9 @@ def latent_benchmark(
     (place,) = pick_devices(device)
     trained = Trained(module(), device=place, precision=precision)
     fresh = trained.batch(rows=batch, size=size, seed=seed)
-    kept = trained.encode(fresh, Clock(place))
-    again, encoding = _operations(trained.encode, fresh)
-    _, training = _operations(trained.cached, kept)
+    kept = trained.encode(fresh, Clock(place, PARTS))
+    again, encoding = operations(lambda: trained.encode(fresh, Clock(place, PARTS)))
+    _, training = operations(lambda: trained.cached(kept, Clock(place, PARTS)))
     figures = {"cached_tflop": training / batch / 1e12, "on_the_fly_tflop": (encoding + training) / batch / 1e12}
     sides = {"cached": (trained.cached, kept), "on_the_fly": (trained.on_the_fly, fresh)}
     clocks: dict[str, list[Clock]] = {name: [] for name in sides}
@@ -157,23 +124,17 @@ def latent_benchmark(
         for name in list(sides)[:: 1 if turn % 2 else -1]:
             step, given = sides[name]
             before = trained.encoder_calls
-            clocks[name].append(Clock(place))
+            clocks[name].append(Clock(place, PARTS))
             step(given, clocks[name][-1])
             calls += trained.encoder_calls - before if name == "cached" else 0
     figures |= _rates(clocks["cached"], clocks["on_the_fly"], rows=batch)
-    figures |= {"cached_encoder_calls": calls, "largest_difference": _difference(kept, again), "peak_gib": _peak(place)}
+    figures |= {
+        "cached_encoder_calls": calls,
+        "largest_difference": _difference(kept, again),
+        "peak_gib": peak_gib(place),
+    }
     _print(clocks, figures, f"{batch} samples of {trained.module.model.history} + 1 frames of {size} px, {place}")
     return figures
-
-
-def _operations(work: Callable[[EditBatch, Clock], T], batch: EditBatch) -> tuple[T, int]:
-    """What a part gives, and its floating-point operations.
-
-    Attention is run as matrix products, for the counter does not know every fused kernel.
-    """
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        result = work(batch, Clock(torch.device("cpu")))
-    return result, int(counter.get_total_flops())
 
 
 def _difference(kept: EditBatch, again: EditBatch) -> float:
@@ -191,13 +152,6 @@ def _rates(cached: Sequence[Clock], on_the_fly: Sequence[Clock], *, rows: int) -
         "cached_samples_per_second": rows / statistics.median(clock.total for clock in cached),
         "on_the_fly_samples_per_second": rows / statistics.median(clock.total for clock in on_the_fly),
     }
-
-
-def _peak(device: torch.device) -> float:
-    """GiB: allocated on a GPU, or resident in this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _print(clocks: dict[str, list[Clock]], figures: dict[str, float], title: str) -> None:

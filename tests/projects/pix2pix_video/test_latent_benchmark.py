@@ -8,8 +8,9 @@ import torch
 
 from common.config import build, check
 from common.latent.vae import LatentCodec
+from common.measure import Clock
 from launchers.command import compose
-from projects.pix2pix_video.latent_benchmark import Clock, Trained
+from projects.pix2pix_video.latent_benchmark import PARTS, Trained
 
 CPU = torch.device("cpu")
 SMALL = [
@@ -56,33 +57,33 @@ def test_figures(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_both_steps_have_one_loss_and_only_one_calls_the_encoders(trained: Trained) -> None:
     fresh = trained.batch(rows=2, size=32, seed=0)
-    kept = trained.encode(fresh, Clock(CPU))
+    kept = trained.encode(fresh, Clock(CPU, PARTS))
     assert kept.latents is not None
     assert kept.latents.shape == (2, 4, 4, 4, 4)
     state = {name: tensor.clone() for name, tensor in trained.module.state_dict().items()}
     before = trained.encoder_calls
-    cached = trained.cached(kept, Clock(CPU))
+    cached = trained.cached(kept, Clock(CPU, PARTS))
     assert trained.encoder_calls == before
     assert not torch.equal(trained.module.model.unet.conv_in.weight, state["model.unet.conv_in.weight"])  # it learned
     trained.module.load_state_dict(state)
-    encoded = trained.on_the_fly(fresh, Clock(CPU))
+    encoded = trained.on_the_fly(fresh, Clock(CPU, PARTS))
     assert trained.encoder_calls == before + 2
     assert torch.equal(cached, encoded)
 
 
 def test_a_batch_of_frames_alone_is_encoded_by_the_module_to_the_same(trained: Trained) -> None:
     fresh = trained.batch(rows=2, size=32, seed=0)
-    kept = trained.encode(fresh, Clock(CPU))
+    kept = trained.encode(fresh, Clock(CPU, PARTS))
     with torch.no_grad():
         assert torch.equal(trained.module.training_step(fresh, 0), trained.module.training_step(kept, 0))
 
 
 def test_time_goes_to_the_parts_that_a_step_has(trained: Trained) -> None:
     fresh = trained.batch(rows=2, size=32, seed=0)
-    clock, without = Clock(CPU), Clock(CPU)
+    clock, without = Clock(CPU, PARTS), Clock(CPU, PARTS)
     trained.on_the_fly(fresh, clock)
     assert all(seconds > 0 for seconds in clock.seconds.values())
-    trained.cached(trained.encode(fresh, Clock(CPU)), without)
+    trained.cached(trained.encode(fresh, Clock(CPU, PARTS)), without)
     assert without.seconds["frames"] == without.seconds["instructions"] == 0
     assert without.total == sum(without.seconds.values()) > 0
 
