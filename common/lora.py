@@ -1,6 +1,7 @@
 """Low-rank adapters (Hu et al., arXiv:2106.09685) through peft, in the module itself: names and class stay."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -48,6 +49,20 @@ def add_lora(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return [name for name in linear if any(_matches(name, target) for target in targets)]
+
+
+@contextmanager
+def without_lora(model: nn.Module) -> Iterator[None]:
+    """The model as it was before its adapters, while the block lasts; what else trains in it stays as it is."""
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    scales = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer in layers:  # by their scale: peft's own switch also changes what requires a gradient
+            layer.scaling = dict.fromkeys(layer.scaling, 0.0)
+        yield
+    finally:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling = scale
 
 
 def merge_lora(model: nn.Module) -> int:

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from common.lora import ADAPTER, adapted_weights, add_lora, merge_lora, merged_weight
+from common.lora import (
+    ADAPTER,
+    adapted_weights,
+    add_lora,
+    merge_lora,
+    merged_weight,
+    without_lora,
+)
 from common.text.language_model import build_causal_lm
 
 TINY = {
@@ -101,3 +108,19 @@ def test_adapters_are_float32_whatever_the_dtype_of_their_layer() -> None:
         optimizer.step()
     moved = [parameter for parameter in trains if parameter.abs().mean() > 1e-3]
     assert not any(torch.equal(old, new) for old, new in zip(before, moved, strict=True))
+
+
+def test_the_model_before_its_adapters_is_still_there(model: torch.nn.Module) -> None:
+    plain = model(IDS).logits
+    add_lora(model, targets=["q_proj"], rank=4, alpha=8)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    trained = model(IDS).logits
+    assert not torch.allclose(trained, plain, atol=1e-3)
+    with without_lora(model):
+        assert torch.equal(model(IDS).logits, plain)
+    assert torch.equal(model(IDS).logits, trained)
+    with pytest.raises(RuntimeError), without_lora(model):
+        raise RuntimeError
+    assert torch.equal(model(IDS).logits, trained)
