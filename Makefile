@@ -61,7 +61,7 @@ check: lint types test slow  ## what CI runs: lint, types, tests, then the large
 check-rest: lint types slow  ## check without test
 
 .PHONY: slow
-slow: $(READY)  ## two processes, kill and resume, notebooks, the learning rung of the default method
+slow: $(READY)  ## two processes, kill and resume (one method a day in turn), notebooks, the learning rung of the default method
 	$(PYTEST) -m "slow and not nightly"
 
 .PHONY: nightly

@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.experiments import turn
+
 ROOT = Path(__file__).resolve().parents[1]
 FEW = {"task=shapes": ["task.clips={train:40,val:8,test:12}", "task.edits={train:40,val:8,test:16}"]}
+
+
+def pytest_report_header() -> str:
+    """Which method goes through the larger matrices."""
+    return f"larger matrices: {turn()} (FRAMELAB_METHOD names another)"
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from common.checkpoint import committed, load_file, locate
-from common.config import CONF
 from common.loggers import read_metrics
 from launchers.command import compose
+from tests.experiments import matrix
 
 pytestmark = pytest.mark.slow
 
@@ -47,15 +47,7 @@ WAYS = {
     "fsdp": ["hardware=a100x8_fsdp", *TWO],
     "zero2": ["hardware=a100x8_zero2", *TWO],
 }
-OFTEN = (
-    "llava_video_tiny",
-    "pix2pix_video_tiny",
-    "video_chatgpt_lora_tiny",
-    "video_chatgpt_tiny",
-    "video_chatgpt_tiny_projector",
-)
-FOUND = sorted(path.stem for path in (CONF / "experiment").glob("*_tiny*.yaml"))
-EXPERIMENTS = [name if name in OFTEN else pytest.param(name, marks=pytest.mark.nightly) for name in FOUND]
+EXPERIMENTS = matrix("*_tiny*.yaml", always=("video_chatgpt_tiny",))
 
 # Answers are put together under autocast, which on the CPU refuses the float16 of cached features.
 BF16 = ["trainer.precision=bf16-mixed", "callbacks=default"]

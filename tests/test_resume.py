@@ -13,8 +13,8 @@ import torch
 
 from common.callbacks.stopping import EXIT_STOPPED
 from common.checkpoint import committed, load_file, locate
-from common.config import CONF
 from common.loggers import read_metrics
+from tests.experiments import matrix
 from tests.test_parallel import WAYS, averages, needs_deepspeed, without_average
 
 pytestmark = pytest.mark.slow
@@ -31,10 +31,7 @@ SMALL = [
     "hydra.job.name=train",
 ]
 
-
-DEFAULT = "video_chatgpt_tiny"
-OTHERS = sorted(path.stem for path in (CONF / "experiment").glob("*_tiny.yaml") if path.stem != DEFAULT)
-METHODS = [DEFAULT, *(pytest.param(name, marks=pytest.mark.nightly) for name in OTHERS)]
+METHODS = matrix(always=("video_chatgpt_tiny",))
 
 
 def train(folder: Path, *overrides: str, fault: str = "none:0", ids: Path | None = None) -> int:
