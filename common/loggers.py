@@ -111,6 +111,13 @@ def log_sheets(logger: Logger, sheets: Mapping[str, Image.Image], *, step: int) 
             logger.experiment.add_image(f"samples/{name}", np.asarray(sheet), step, dataformats="HWC")
 
 
+def log_clips(logger: Logger, files: Mapping[str, Path], *, step: int) -> None:
+    """Video files by name, for the trackers that play them; TensorBoard has frames of them (`log_sheets`)."""
+    if isinstance(logger, WandbLogger):
+        names, paths = list(files), [str(path) for path in files.values()]
+        logger.log_video("samples/clips", videos=paths, step=step, caption=names, format=["mp4"] * len(names))
+
+
 def described(loggers: Sequence[Logger], run: Path) -> str:
     """One line that says where a run writes: its folder, the metrics file, and which trackers are on."""
     parts = [_described(logger) for logger in loggers]

@@ -1,18 +1,16 @@
 """A few fixed rows, predicted at each validation: what the model saw, the true frame, and the predicted one."""
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from common.callbacks.answers import FOLDER
+from common.callbacks.fixed_rows import FixedRows, png
 from common.files import atomic_write_bytes
 from common.loggers import log_sheets
 from common.shapes import expect
@@ -55,26 +53,12 @@ class PictureRows(Protocol):
         """
 
 
-class Pictures(Callback):
+class Pictures(FixedRows[Picture]):
     """Writes `samples/step_0000500.png` in the run folder after each validation, and hands its lines to the loggers.
 
-    The rows are the first of the validation set, always the same, one below the other. Every rank predicts all of
-    them: where parameters are sharded a rank alone could not, and where they are not the others would wait anyway.
-    Only rank 0 writes. No random number is taken from training.
-
-    A method takes part by `predict_pictures` of its module, and its experiment by `override /callbacks: pictures`.
+    The rows stand one below the other; see `FixedRows`. A method takes part by `predict_pictures` of its module, and
+    its experiment by `override /callbacks: pictures`.
     """
-
-    def __init__(self, *, run: str, count: int) -> None:
-        """
-        Args:
-            run: the run folder.
-            count: rows that are predicted, at least 1.
-        """
-        if count < 1:
-            raise ValueError(f"callbacks.pictures.count={count}: at least 1; callbacks=default predicts none")
-        self.folder = Path(run) / FOLDER
-        self.count = count
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and not isinstance(pl_module, PictureRows):
@@ -82,26 +66,16 @@ class Pictures(Callback):
                 f"{type(pl_module).__name__} predicts no pictures (predict_pictures); take callbacks=default"
             )
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Before the checkpoint: a run that is stopped in between validates again, and parameters are still gathered.
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
-            return
-        rows = trainer.datamodule.rows("val")  # type: ignore[attr-defined]
-        pictures = self._predict(trainer, pl_module, rows, range(min(self.count, len(rows))))
-        if not trainer.is_global_zero:
-            return
+    def predict(self, module: LightningModule, rows: Any, numbers: Sequence[int]) -> list[Picture]:
+        assert isinstance(module, PictureRows)
+        return module.predict_pictures(rows, list(numbers))
+
+    def write(self, trainer: Trainer, rows: Any, numbers: Sequence[int], predicted: Sequence[Picture]) -> None:
         step = trainer.global_step
-        lines = {f"row_{number:04d}": line_of(picture) for number, picture in enumerate(pictures)}
-        atomic_write_bytes(self.folder / f"step_{step:07d}.png", _png(_stacked(list(lines.values()))))
+        lines = {f"row_{number:04d}": line_of(picture) for number, picture in zip(numbers, predicted, strict=True)}
+        atomic_write_bytes(self.folder / f"step_{step:07d}.png", png(stacked(list(lines.values()))))
         for logger in trainer.loggers:
             log_sheets(logger, lines, step=step)
-
-    @staticmethod
-    def _predict(trainer: Trainer, module: LightningModule, rows: Any, numbers: Sequence[int]) -> list[Picture]:
-        assert isinstance(module, PictureRows)
-        devices = [module.device] if module.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.no_grad(), trainer.precision_plugin.val_step_context():
-            return module.predict_pictures(rows, list(numbers))
 
 
 def line_of(picture: Picture) -> Image.Image:
@@ -112,7 +86,7 @@ def line_of(picture: Picture) -> Image.Image:
         expect(getattr(picture, name), "C H W", name=name, C=3, H=height, W=width, dtype=torch.uint8)
     count = len(picture.history)
     shown = picture.history[torch.from_numpy(uniform(count, min(count, SHOWN)))]
-    frames = _scaled(torch.cat([shown.cpu(), picture.truth.cpu()[None], picture.pred.cpu()[None]]))
+    frames = scaled(torch.cat([shown.cpu(), picture.truth.cpu()[None], picture.pred.cpu()[None]]))
     _, high, wide, _ = frames.shape
     lefts = [place * (wide + GAP) + (BREAK if place >= len(shown) else 0) for place in range(len(frames))]
     page = np.full((2 * LINE + high, lefts[-1] + wide, 3), PAPER, np.uint8)
@@ -126,7 +100,7 @@ def line_of(picture: Picture) -> Image.Image:
     return image
 
 
-def _scaled(frames: Tensor) -> NDArray[np.uint8]:
+def scaled(frames: Tensor) -> NDArray[np.uint8]:
     """uint8 (N, H, W, 3), as wide as a page bears; small frames grow by whole pixels."""
     arrays = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy())
     _, height, width, _ = arrays.shape
@@ -137,16 +111,11 @@ def _scaled(frames: Tensor) -> NDArray[np.uint8]:
     return resize(arrays, height * times, width * times, "nearest") if times > 1 else arrays
 
 
-def _stacked(lines: Sequence[Image.Image]) -> Image.Image:
+def stacked(lines: Sequence[Image.Image]) -> Image.Image:
+    """Lines one below the other."""
     page = Image.new("RGB", (max(line.width for line in lines), sum(line.height for line in lines)), (PAPER,) * 3)
     top = 0
     for line in lines:
         page.paste(line, (0, top))
         top += line.height
     return page
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
+from common.callbacks.clips import SampledClip
 from common.data.module import StreamData
 from common.encoders.text import ClipText
 from common.export import Layout
@@ -23,7 +24,7 @@ from common.metrics.interval import Estimate
 from common.optim import parameter_groups
 from common.parallel import shard
 from common.random import generator
-from common.types import Build
+from common.types import Build, Pick
 from projects.text_to_video.data import NULL, ClipBatch, Clips
 from projects.text_to_video.guidance import Guidance
 from projects.text_to_video.layouts import LAYOUTS
@@ -238,9 +239,24 @@ class TextToVideo(LightningModule):
             generators=[generator(self.sampling_seed, "text_to_video", "sample", name) for name in names],
             first=None if first is None else self.codec.scale(self.codec.encode(first).mean),
         )
-        unscaled = self.codec.unscale(latents).flatten(0, 1)
-        pictures = torch.cat([self.codec.decode(part) for part in unscaled.split(self.decode_batch)])
-        return pictures.unflatten(0, (len(captions), frames))
+        return self._decoded(self.codec.unscale(latents).flatten(0, 1)).unflatten(0, (len(captions), frames))
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        """Pictures of unscaled latents (N, C, h, w): uint8 (N, 3, H, W), 0..255."""
+        return torch.cat([self.codec.decode(part) for part in latents.split(self.decode_batch)])
+
+    def predict_clips(self, rows: Clips, numbers: Sequence[int]) -> list[SampledClip]:
+        """Samples of the captions of rows, one after the other, for `common.callbacks.clips`."""
+        return [self._sampled(rows, number) for number in numbers]
+
+    def _sampled(self, rows: Clips, number: int) -> SampledClip:
+        """One row; where latents are cached, its truth is what the autoencoder makes of them."""
+        clip, (frames, *shape) = rows.clips[number], rows.shape
+        made = self.generate([clip.caption], names=[clip.id], frames=frames, shape=tuple(shape))[0]
+        truth = rows[Pick(number, number, 1.0)].values
+        if rows.cache is not None:
+            truth = self._decoded(truth[:, : self.codec.channels].float().to(self.device))
+        return SampledClip(clip.caption, truth.cpu(), made.cpu(), rows.fps)
 
     def predict_step(self, batch: RequestBatch, batch_idx: int) -> list[dict[str, str]]:
         clips = self.generate(batch.prompts, names=batch.ids, frames=batch.frames, shape=batch.shape, first=batch.first)
