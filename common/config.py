@@ -87,6 +87,7 @@ def register() -> None:
     resolvers: dict[str, Callable[..., Any]] = {
         "accumulate": accumulate,
         "multiply": lambda a, b: a * b,
+        "equal": lambda a, b: a == b,
         "run_folder": run_folder,
         "basename": lambda path: Path(path).name,
         "cores": lambda: os.cpu_count() or 1,
