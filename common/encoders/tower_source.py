@@ -46,7 +46,7 @@ def read_model(folder: Path) -> tuple[Any, str]:
         WeightsError: no model, or another one.
     """
     config = folder / "config.json"
-    family = json.loads(config.read_text()).get("model_type") if config.is_file() else None
+    family = str(json.loads(config.read_text()).get("model_type", "")) if config.is_file() else ""
     if family not in FAMILIES:
         raise WeightsError(
             f"{folder} holds {f'a model of type {family}' if family else 'no config.json'}; give the folder of a CLIP "

@@ -1,13 +1,13 @@
 """The frozen autoencoder of latent diffusion: uint8 pictures in, posteriors out, and back."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from common.autocast import without_autocast
 from common.files import digest
 from common.random import mix
 from common.shapes import expect
@@ -77,7 +77,7 @@ class LatentCodec(nn.Module):
         if height % self.factor or width % self.factor:
             raise ValueError(f"pictures of {height} x {width} pixels; the autoencoder takes multiples of {self.factor}")
         normal = self._arranged(pixels.to(self.dtype) / 127.5 - 1)
-        with _own_dtype(normal):
+        with without_autocast(normal):  # its dtype is chosen, and a cache records it
             mean, logvar = self.vae._encode(normal).float().chunk(2, dim=1)
         return Posterior(mean.contiguous(), logvar.clamp(*LOGVAR).contiguous())
 
@@ -86,7 +86,7 @@ class LatentCodec(nn.Module):
         """Pictures of unscaled latents (N, C, h, w): uint8 (N, 3, H, W), rounded, cut to 0..255 as pictures are."""
         expect(latents, "N C h w", name="latents", C=self.channels)
         assert not self.encoder_only, "this codec was built to encode only"
-        with _own_dtype(latents):
+        with without_autocast(latents):
             normal = self.vae.decode(latents.to(self.dtype), return_dict=False)[0].float()
         pictures: Tensor = ((normal + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return pictures
@@ -105,11 +105,6 @@ class LatentCodec(nn.Module):
     def unscale(self, scaled: Tensor) -> Tensor:
         """The inverse of `scale`."""
         return scaled / self.scaling_factor + self.shift_factor
-
-
-def _own_dtype(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Outside autocast: the dtype of the autoencoder is chosen, and a cache records it. None on the meta device."""
-    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
 def load_codec(
