@@ -1,0 +1,221 @@
+"""Models side by side on the same cases: one table before / after, and what each model answered."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.encoders.tower import ContrastiveTower, load_tower
+from common.files import atomic_write_text, digest
+from common.made import make_folder
+from common.metrics.interval import wilson
+from common.metrics.paired import compare_paired
+from common.metrics.table import Report, as_json, show
+from common.weights.source import Weights, weights_folder
+from projects.genhancer.benchmarks.outcome import Benchmark, BenchmarkError, Outcome, write_csv
+from projects.genhancer.benchmarks.reader import PREPROCESSORS, Preprocess, Reader
+
+log = logging.getLogger(__name__)
+REPORT, TABLE, ANSWERS, LEFT_OUT = "report.json", "table.csv", "predictions", "left_out.csv"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model")
+FORMAT = 1  # of what is written
+Outcomes = dict[str, dict[str, Outcome]]  # by benchmark and model
+
+
+def tower_benchmarks(
+    *,
+    models: Mapping[str, str],
+    benchmarks: Mapping[str, Benchmark],
+    only: Sequence[str] | None,
+    batch: int,
+    workers: int,
+    device: str,
+    folder: str,
+) -> dict[str, Any]:
+    """Asks every model the same and writes `report.json`, `table.csv` and `predictions/<benchmark>.<model>.csv`.
+
+    Models are read in float32. Rows are shares of cases with Wilson's interval; beside each later model stands its
+    difference from the first: Newcombe's interval for paired proportions, and the p-value of McNemar's exact test.
+
+    Args:
+        models: folder or fetched Hub id of a CLIP or SigLIP, by the name of its column; the first is what the others
+            are compared with.
+        benchmarks: by the name of their rows.
+        only: names of the benchmarks to run; null for all.
+        batch: pictures at once.
+        workers: threads that open and resize pictures.
+        device: "auto", "cpu" or a CUDA device.
+        folder: where the result goes; there is one for each choice of models and benchmarks.
+
+    Returns:
+        Share of right cases by model, benchmark and measure.
+
+    Raises:
+        BenchmarkError: the files of a benchmark are not as they should be; known before any model is read.
+        ValueError: no model, a name in `only` that is no benchmark, or `folder` holds another result.
+    """
+    chosen = _chosen(benchmarks, only)
+    if not models:
+        raise ValueError("task.models names no model; give them as {before: FOLDER, after: FOLDER}")
+    if strange := [name for name in models if not name.replace("_", "").isalnum()]:
+        raise ValueError(f"task.models.{strange[0]}: names of files are made of it; use letters, digits and _")
+    asked = {name: benchmark.identity() for name, benchmark in chosen.items()}
+    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    identities = {name: _identity(weights_folder(weights)) for name, weights in models.items()}
+
+    def make(target: Path) -> dict[str, Any]:
+        with full_float32():
+            outcomes = _ask(models, chosen, batch=batch, workers=workers, device=where)
+        write(target, outcomes)
+        return {
+            f"{model}/{name}/{measure}": sum(found.right) / len(found.right)
+            for name, by_model in outcomes.items()
+            for model, outcome in by_model.items()
+            for measure, found in outcome.measures.items()
+        }
+
+    source = {"format": FORMAT, "models": identities, "benchmarks": asked}
+    figures = make_folder(Path(folder), source=source, make=make)
+    log.info("%s", Path(folder) / TABLE)
+    return figures
+
+
+def reader_of(tower: ContrastiveTower, weights: str, *, batch: int, workers: int, device: str) -> Reader:
+    """A model with the preprocessing of its folder.
+
+    Args:
+        tower: the model.
+        weights: folder or fetched Hub id that its preprocessor file is in, or "random" for that of its family.
+        batch: pictures at once.
+        workers: threads that open and resize pictures.
+        device: to read on; the tower is moved there.
+    """
+    folder = None if weights == "random" else weights_folder(weights)
+    preprocess = Preprocess(folder=folder, family=tower.family, image_size=tower.image_size)
+    return Reader(tower.to(device), preprocess=preprocess, batch=batch, workers=workers, device=device)
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """No TF32 on a GPU: pairs are decided by small differences. The settings of the process come back afterwards."""
+    precision, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def compared(outcomes: Outcomes) -> Report:
+    """Rows by benchmark, measure and group; columns by model, and for each but the first its change and p-value.
+
+    Raises:
+        BenchmarkError: the models were not asked the same.
+    """
+    report: Report = {}
+    for row, cases in _rows(outcomes):
+        names = list(cases)
+        report[row] = {name: wilson(sum(right), len(right)) for name, right in cases.items()}
+        for name in names[1:]:
+            paired = compare_paired(cases[names[0]], cases[name])
+            report[row] |= {f"{name} - {names[0]}": paired.change, f"p of {name}": paired.p}
+    return report
+
+
+def write(folder: Path, outcomes: Outcomes) -> None:
+    """The table on the terminal, as JSON and as CSV, and the answers."""
+    report = compared(outcomes)
+    show(report, title="share of cases that are right (95 % interval)")
+    content = {"rows": as_json(report), "chance": _chance(outcomes)}
+    atomic_write_text(folder / REPORT, json.dumps(content, indent=2) + "\n")
+    write_csv(folder / TABLE, _flat(outcomes))
+    left_out = []
+    for name, by_model in outcomes.items():
+        for model, outcome in by_model.items():
+            write_csv(folder / ANSWERS / f"{name}.{model}.csv", outcome.answers)
+        first = next(iter(by_model.values()))
+        left_out += [{"benchmark": name, "file": file, "reason": why} for file, why in first.left_out.items()]
+    if left_out:
+        write_csv(folder / LEFT_OUT, left_out)
+        log.warning("%d files were left out; see %s", len(left_out), LEFT_OUT)
+
+
+def _identity(folder: Path) -> dict[str, str]:
+    """Digests of the weights, and of the files that decide what the model reads."""
+    beside = [folder / name for name in (*PREPROCESSORS, *TOKENIZER_FILES) if (folder / name).is_file()]
+    return Weights(folder).identity() | {path.name: digest(path) for path in beside}
+
+
+def _chosen(benchmarks: Mapping[str, Benchmark], only: Sequence[str] | None) -> dict[str, Benchmark]:
+    names = list(benchmarks) if only is None else list(only)
+    if unknown := [name for name in names if name not in benchmarks]:
+        raise ValueError(f"task.only names {unknown[0]}; there is {', '.join(benchmarks)}")
+    if not names:
+        raise ValueError(f"task.only names no benchmark; there is {', '.join(benchmarks)}")
+    return {name: benchmarks[name] for name in names}
+
+
+def _ask(
+    models: Mapping[str, str], benchmarks: Mapping[str, Benchmark], *, batch: int, workers: int, device: str
+) -> Outcomes:
+    """One model after the other, so that only one is in memory."""
+    outcomes: Outcomes = {name: {} for name in benchmarks}
+    for model, weights in models.items():
+        log.info("%s: %s", model, weights)
+        reader = reader_of(load_tower(weights=weights), weights, batch=batch, workers=workers, device=device)
+        for name, benchmark in benchmarks.items():
+            outcomes[name][model] = benchmark.run(reader)
+    return outcomes
+
+
+def _rows(outcomes: Outcomes) -> Iterator[tuple[str, dict[str, Sequence[bool]]]]:
+    """Names of rows, and which cases each model has right, in the same order."""
+    for name, by_model in outcomes.items():
+        first = next(iter(by_model.values()))
+        for measure, found in first.measures.items():
+            for group in found.names():
+                parts = {model: outcome.measures[measure].within(group) for model, outcome in by_model.items()}
+                if len({tuple(part.ids) for part in parts.values()}) > 1:
+                    raise BenchmarkError(f"{name}: the models were asked different cases; run it again")
+                yield f"{name}/{measure}/{group}", {model: part.right for model, part in parts.items()}
+
+
+def _flat(outcomes: Outcomes) -> list[dict[str, Any]]:
+    """The table in numbers: a row for each row of the report and each model."""
+    flat = []
+    for row, cases in _rows(outcomes):
+        first = next(iter(cases.values()))
+        for model, right in cases.items():
+            paired = compare_paired(first, right)
+            flat.append(
+                {
+                    "row": row,
+                    "model": model,
+                    "cases": len(right),
+                    "right": sum(right),
+                    "share": paired.after.value,
+                    "low": paired.after.low,
+                    "high": paired.after.high,
+                    "change": paired.change.value,
+                    "change_low": paired.change.low,
+                    "change_high": paired.change.high,
+                    "gained": paired.gained,
+                    "lost": paired.lost,
+                    "p": paired.p,
+                }
+            )
+    return flat
+
+
+def _chance(outcomes: Outcomes) -> dict[str, float]:
+    return {
+        f"{name}/{measure}": share
+        for name, by_model in outcomes.items()
+        for measure, share in next(iter(by_model.values())).chance.items()
+    }
