@@ -1,7 +1,7 @@
 """Clips made window by window: the first frames of a window are known, the others are denoised together."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from diffusers import SchedulerMixin, UNet2DConditionModel, UNetMotionModel
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from common.latent.noise import NoiseSchedule
 from common.latent.steps import first_noise
 from common.latent.unet import blocks
+from common.random import seeded
 from common.types import Build
 from projects.text_to_video.draws import ClipDraws
-from projects.text_to_video.guidance import Guidance, text_only
+from projects.text_to_video.guidance import Guidance, refuse_context
 from projects.text_to_video.motion import Predict, add_motion, guided_by_text, predict, read_motion
 from projects.text_to_video.single_frames import denoise_frames
 
@@ -39,6 +40,7 @@ class Chunks(nn.Module):
     frames that are to be made. It is the same in training and in sampling, where what was made before is the context.
     """
 
+    has_context: ClassVar[bool] = False
     unet: Any  # a UNetMotionModel, whose layers diffusers does not declare
 
     def __init__(
@@ -52,6 +54,7 @@ class Chunks(nn.Module):
         context_noise: float = 0.3,
         sampling_noise: float = 0.1,
         anchor: bool = False,
+        seed: int = 0,
     ) -> None:
         """
         Args:
@@ -63,6 +66,7 @@ class Chunks(nn.Module):
             context_noise: sigma in training is uniform from 0 to this, below 1.
             sampling_noise: sigma in sampling, at most as much.
             anchor: the first frame of the clip takes the place of the first of two or more known frames.
+            seed: of the weights that are new.
 
         Raises:
             ValueError: a setting that is unknown or out of its range, or a UNet that takes no temporal layers.
@@ -79,7 +83,9 @@ class Chunks(nn.Module):
             raise ValueError("model.kind.anchor=true: the first frame and the one before need context=2 or more")
         self.window, self.context, self.anchor = window, context, anchor
         self.context_noise, self.sampling_noise = context_noise, sampling_noise
-        self.unet = add_motion(unet(), frames=window, motion=read_motion(motion), train_spatial=train_spatial, more=1)
+        base = unet()
+        with seeded(seed):
+            self.unet = add_motion(base, frames=window, motion=read_motion(motion), train_spatial=train_spatial, more=1)
 
     def units(self) -> list[nn.Module]:
         """Blocks that are gathered and compiled one at a time."""
@@ -189,7 +195,7 @@ class Chunks(nn.Module):
         Raises:
             ValueError: fewer frames than a window, or guidance by a context.
         """
-        text_only(guidance, kind="autoregression by chunks")
+        refuse_context(guidance, kind=Chunks)
         self._refuse_length(frames)
         made = text.new_empty(len(text), 0, *shape, dtype=torch.float32) if first is None else first.float()[:, None]
         while made.shape[1] < frames:

@@ -5,7 +5,7 @@ that sees a summary of the whole noisy clip gives the joint score of the clip, a
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import SchedulerMixin, UNet2DConditionModel
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from common.latent.noise import NoiseSchedule
 from common.latent.steps import first_noise
 from common.latent.unet import blocks, channels_of
+from common.random import seeded
 from common.types import Build
 from projects.text_to_video.compat import load_published
 from projects.text_to_video.conditioner import Conditioner
@@ -31,6 +32,8 @@ from projects.text_to_video.single_frames import (
 
 class Distributed(nn.Module):
     """A frozen 2D UNet, a conditioner that trains, and paths for its tokens in the UNet that train."""
+
+    has_context: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Distributed(nn.Module):
         published: str | None = None,
         checkpointing: bool = False,
         chunk: int = 16,
+        seed: int = 0,
     ) -> None:
         """
         Args:
@@ -70,24 +74,26 @@ class Distributed(nn.Module):
                 conditioner) to begin with; what of it fits is logged.
             checkpointing: recompute the conditioner's layers in the backward pass; the UNet has a setting of its own.
             chunk: frames of a clip that are sampled together, to bound the memory.
+            seed: of the weights that are new.
         """
         super().__init__()
         self.targets, self.chunk = targets, chunk
         self.unet = unet()
-        inject(self.unet, width=width, interface="blocks", published_init=published_init)
-        self.conditioner = Conditioner(
-            channels=channels_of(self.unet)[0],
-            frames=frames,
-            patch=patch,
-            depth=depth,
-            queries=queries,
-            heads=heads,
-            dim_head=dim_head,
-            width=width,
-            steps=steps,
-            target_in_queries=target_in_queries,
-            checkpointing=checkpointing,
-        )
+        with seeded(seed):
+            inject(self.unet, width=width, interface="blocks", published_init=published_init)
+            self.conditioner = Conditioner(
+                channels=channels_of(self.unet)[0],
+                frames=frames,
+                patch=patch,
+                depth=depth,
+                queries=queries,
+                heads=heads,
+                dim_head=dim_head,
+                width=width,
+                steps=steps,
+                target_in_queries=target_in_queries,
+                checkpointing=checkpointing,
+            )
         if published is not None:
             load_published(published, unet=self.unet, conditioner=self.conditioner)
 

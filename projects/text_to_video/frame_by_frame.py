@@ -5,6 +5,7 @@ noise, of a level that a token tells, in training (of any level) and in sampling
 """
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from diffusers import SchedulerMixin, UNet2DConditionModel
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from common.latent.noise import NoiseSchedule
 from common.latent.steps import first_noise
 from common.latent.unet import channels_of
+from common.random import seeded
 from common.types import Build
 from projects.text_to_video.compat import load_published
 from projects.text_to_video.conditioner import Conditioner
@@ -39,6 +41,8 @@ class FrameByFrame(nn.Module):
     that kind on the context tokens.
     """
 
+    has_context: ClassVar[bool] = True
+
     def __init__(
         self,
         *,
@@ -59,6 +63,7 @@ class FrameByFrame(nn.Module):
         published_init: bool = False,
         published: str | None = None,
         checkpointing: bool = False,
+        seed: int = 0,
     ) -> None:
         """
         Args:
@@ -81,6 +86,7 @@ class FrameByFrame(nn.Module):
             published_init: initialise those paths as published, where the output is not the frozen one's.
             published: folder of a published training state to begin with; what of it fits is logged.
             checkpointing: recompute the conditioner's layers in the backward pass; the UNet has a setting of its own.
+            seed: of the weights that are new.
 
         Raises:
             ValueError: clips of one frame, or levels out of order.
@@ -95,22 +101,23 @@ class FrameByFrame(nn.Module):
             )
         self.targets, self.most_noise, self.sampling_noise = targets, most_noise, sampling_noise
         self.unet = unet()
-        inject(self.unet, width=width, interface=interface, published_init=published_init)
-        self.conditioner = Conditioner(
-            channels=channels_of(self.unet)[0],
-            frames=frames,
-            patch=patch,
-            depth=depth,
-            queries=queries,
-            heads=heads,
-            dim_head=dim_head,
-            width=width,
-            time_token=False,
-            target_token=target_token,
-            target_in_queries=target_in_queries,
-            level_token=True,
-            checkpointing=checkpointing,
-        )
+        with seeded(seed):
+            inject(self.unet, width=width, interface=interface, published_init=published_init)
+            self.conditioner = Conditioner(
+                channels=channels_of(self.unet)[0],
+                frames=frames,
+                patch=patch,
+                depth=depth,
+                queries=queries,
+                heads=heads,
+                dim_head=dim_head,
+                width=width,
+                time_token=False,
+                target_token=target_token,
+                target_in_queries=target_in_queries,
+                level_token=True,
+                checkpointing=checkpointing,
+            )
         if published is not None:
             load_published(published, unet=self.unet, conditioner=self.conditioner)
 

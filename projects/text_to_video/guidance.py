@@ -6,7 +6,8 @@ v = (1-c)(1-s) v(0,0) + (1-c) s v(0,T) + c (1-s) v(C,0) + c s v(C,T), with c the
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -74,19 +75,19 @@ def combine(found: Mapping[Branch, Tensor], guidance: Guidance) -> Tensor:
     return rescale(total, found[BOTH], guidance.rescale) if guidance.rescale != 0.0 else total
 
 
-def text_only(guidance: Guidance, *, kind: str) -> Guidance:
-    """The guidance of a kind of model that has no context.
+def refuse_context(guidance: Guidance, *, kind: Any) -> None:
+    """Refuses a scale for a context to a kind that has none: its frames are denoised together, or know each other.
 
     Args:
         guidance: scales.
-        kind: its name, for the message.
+        kind: class of the kind, or a recipe of it as a configuration makes it.
 
     Raises:
-        ValueError: a scale for a context.
+        ValueError: another scale than 1.
     """
-    if guidance.context_scale != 1.0:
+    made = kind.func if isinstance(kind, partial) else kind
+    if guidance.context_scale != 1.0 and not made.has_context:
         raise ValueError(
-            f"sampling.guidance.context_scale={guidance.context_scale}, but {kind} has no context apart from the clip "
-            "itself; set it to 1"
+            f"sampling.guidance.context_scale={guidance.context_scale} (context_guidance_scale of a pipeline), but "
+            f"{made.__name__} has no context apart from the clip itself; set it to 1"
         )
-    return guidance

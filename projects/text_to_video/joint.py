@@ -1,7 +1,7 @@
 """All frames of a clip denoised together by a UNet with temporal layers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import SchedulerMixin, UNet2DConditionModel, UNetMotionModel
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from common.latent.noise import NoiseSchedule, squared_errors
 from common.latent.steps import first_noise
 from common.latent.unet import blocks
+from common.random import seeded
 from common.types import Build
 from projects.text_to_video.draws import ClipDraws
-from projects.text_to_video.guidance import Guidance, text_only
+from projects.text_to_video.guidance import Guidance, refuse_context
 from projects.text_to_video.motion import add_motion, guided_by_text, paths, predict, read_motion
 from projects.text_to_video.single_frames import denoise_frames
 
@@ -24,6 +25,7 @@ class Joint(nn.Module):
     865,910,724 of the UNet.
     """
 
+    has_context: ClassVar[bool] = False
     unet: Any  # a UNetMotionModel, whose layers diffusers does not declare
 
     def __init__(
@@ -34,6 +36,7 @@ class Joint(nn.Module):
         train_spatial: bool,
         motion: Mapping[str, Any] | None = None,
         images: float = 0.0,
+        seed: int = 0,
     ) -> None:
         """
         Args:
@@ -43,6 +46,7 @@ class Joint(nn.Module):
             motion: size of the temporal layers, see `projects.text_to_video.motion.Motion`.
             images: share of clips that are taken for F images: the temporal layers let them pass, so that the others
                 learn from them and keep what they know of images.
+            seed: of the weights that are new.
 
         Raises:
             ValueError: a setting that is unknown or out of its range, images where nothing would learn from them, or a
@@ -57,7 +61,9 @@ class Joint(nn.Module):
                 "others learn; set images=0 or train_spatial=true"
             )
         self.frames, self.images = frames, images
-        self.unet = add_motion(unet(), frames=frames, motion=read_motion(motion), train_spatial=train_spatial)
+        base = unet()
+        with seeded(seed):
+            self.unet = add_motion(base, frames=frames, motion=read_motion(motion), train_spatial=train_spatial)
 
     def units(self) -> list[nn.Module]:
         """Blocks that are gathered and compiled one at a time."""
@@ -133,7 +139,7 @@ class Joint(nn.Module):
         Raises:
             ValueError: more frames than the model is built for, or guidance by a context.
         """
-        text_only(guidance, kind="joint denoising")
+        refuse_context(guidance, kind=Joint)
         self._refuse_length(frames)
         self._bypass(None)
         noise = first_noise((frames, *shape), generators).to(text.device)

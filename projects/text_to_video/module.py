@@ -26,7 +26,7 @@ from common.parallel import shard
 from common.random import generator
 from common.types import Build, Pick
 from projects.text_to_video.data import NULL, ClipBatch, Clips
-from projects.text_to_video.guidance import Guidance
+from projects.text_to_video.guidance import Guidance, refuse_context
 from projects.text_to_video.layouts import LAYOUTS
 from projects.text_to_video.output import write_clip
 from projects.text_to_video.requests import RequestBatch
@@ -87,6 +87,7 @@ class TextToVideo(LightningModule):
         self.sampler = sampler(sampling["scheduler"], self.scheduler)
         self.sampling_steps, self.sampling_seed = int(sampling["steps"]), int(sampling["seed"])
         self.guidance = Guidance(**sampling["guidance"])
+        refuse_context(self.guidance, kind=kind)
         self._frozen: dict[str, Any] = {}  # outside the module tree: never trained, saved or wrapped
         self.scores = ClipScores(world=world, clip=clip)
         self.loss = MeanMetric()

@@ -200,5 +200,5 @@ def test_clips_shorter_than_the_window_are_refused() -> None:
         errors(kind, latents(2, 4), draws(2, 4))
     with pytest.raises(ValueError, match="clips of 4 frames are shorter"):
         sample(kind, 0, frames=4)
-    with pytest.raises(ValueError, match="autoregression by chunks has no context apart"):
+    with pytest.raises(ValueError, match="Chunks has no context apart"):
         sample(kind, 0, guidance=Guidance())

@@ -1,11 +1,31 @@
 """Guidance by caption and context: four branches, what they collapse to, and rescaling by clip."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from torch import Tensor
 
+from common.config import build
 from common.latent.guidance import rescale
-from projects.text_to_video.guidance import BOTH, CONTEXT, NONE, TEXT, Branch, Guidance, branches, combine, text_only
+from launchers.command import compose
+from projects.text_to_video.chunks import Chunks
+from projects.text_to_video.distributed import Distributed
+from projects.text_to_video.frame_by_frame import FrameByFrame
+from projects.text_to_video.guidance import (
+    BOTH,
+    CONTEXT,
+    NONE,
+    TEXT,
+    Branch,
+    Guidance,
+    branches,
+    combine,
+    refuse_context,
+)
+from projects.text_to_video.joint import Joint
 
 
 def predictions() -> dict[Branch, Tensor]:
@@ -53,9 +73,27 @@ def test_rescaling_takes_one_deviation_for_a_clip() -> None:
     assert float(ratios[0].std()) < 1e-4 < float((ratios[0] - ratios[1]).abs().mean())  # by clip, not by frame
 
 
-def test_a_kind_without_context_says_so() -> None:
-    assert text_only(Guidance(context_scale=1.0), kind="joint").text_scale == 8.0
-    with pytest.raises(ValueError, match=r"context_scale=1\.1, but joint has no context"):
-        text_only(Guidance(), kind="joint")
+@pytest.mark.parametrize("kind", [Joint, Chunks])
+def test_a_kind_without_context_says_so(kind: Any) -> None:
+    refuse_context(Guidance(context_scale=1.0), kind=kind)
+    for each in (kind, partial(kind, train_spatial=True)):
+        with pytest.raises(ValueError, match=rf"context_scale=1\.1 .*but {kind.__name__} has no context.*set it to 1"):
+            refuse_context(Guidance(), kind=each)
+
+
+@pytest.mark.parametrize("kind", [Distributed, FrameByFrame])
+def test_a_kind_with_context_takes_any_scale(kind: Any) -> None:
+    refuse_context(Guidance(context_scale=3.0), kind=partial(kind, frames=4))
+
+
+@pytest.mark.parametrize("experiment", ["text_to_video_joint_tiny", "text_to_video_chunks_tiny"])
+def test_the_module_refuses_a_context_before_anything_is_built(experiment: str) -> None:
+    scale = "model.sampling.guidance.context_scale=1.5"
+    cfg = compose(f"experiment={experiment}", "paths.run=.", scale, "model.kind.unet.weights=not/there")
+    with pytest.raises(InstantiationException, match=r"sampling\.guidance\.context_scale=1\.5"):
+        build(cfg.model)
+
+
+def test_an_unknown_share_of_rescaling_is_refused() -> None:
     with pytest.raises(ValueError, match=r"rescale=2"):
         Guidance(rescale=2.0)

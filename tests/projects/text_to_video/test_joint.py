@@ -140,5 +140,5 @@ def test_what_does_not_fit_is_named() -> None:
         errors(kind)
     with pytest.raises(ValueError, match=r"clips of 5 frames, but model\.kind\.frames=4"):
         sample(kind, 0)
-    with pytest.raises(ValueError, match=r"context_scale=1\.1, but joint denoising has no context"):
+    with pytest.raises(ValueError, match=r"context_scale=1\.1 .*but Joint has no context"):
         sample(kind, 0, frames=4, guidance=Guidance())
