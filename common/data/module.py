@@ -1,17 +1,21 @@
 """From data sets to loaders: training in the one global order, evaluation sharded over the ranks."""
 
 import hashlib
+import logging
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from common.data.order import GlobalOrder, MicroBatches
+from common.data.groups import GroupedOrder
+from common.data.order import GlobalOrder, MicroBatches, Order
 from common.types import Build, Pick
+
+log = logging.getLogger(__name__)
 
 
 class Rows(Protocol):
@@ -37,11 +41,20 @@ class Rows(Protocol):
         """Changes when the rows do."""
 
 
+@runtime_checkable
+class Grouped(Protocol):
+    """Rows of several shapes, which are batched with their like."""
+
+    @property
+    def groups(self) -> NDArray[np.int64] | None:
+        """Group of each row, int64; None where all are alike."""
+
+
 class StreamData(LightningDataModule):
     """Loaders over data sets that any project brings.
 
-    Training follows `GlobalOrder` and starts where the restored run stands. Evaluation gives rank r the rows r,
-    r + world, ... once each, longest first.
+    Training follows `GlobalOrder`, or `GroupedOrder` where rows have groups, and starts where the restored run stands.
+    Evaluation gives rank r the rows r, r + world, ... once each, longest first.
     """
 
     def __init__(
@@ -123,16 +136,9 @@ class StreamData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         rows = self.rows("train")
-        order = GlobalOrder(
-            rows=len(rows),
-            global_batch=self.global_batch,
-            steps=self.num_steps(),
-            seed=self.seed,
-            lengths=rows.lengths if self.by_length else None,
-        )
         trainer = self._trainer()
         batches = MicroBatches(
-            order,
+            self._order(rows),
             micro=self.micro_batch,
             accumulate=trainer.accumulate_grad_batches,
             rank=trainer.global_rank,
@@ -141,6 +147,20 @@ class StreamData(LightningDataModule):
             first_step=self._first_step,
         )
         return self._loader(rows, batches)
+
+    def _order(self, rows: Rows) -> Order:
+        lengths, groups = rows.lengths if self.by_length else None, groups_of(rows)
+        size, steps = self.global_batch, self.num_steps()
+        if groups is None:
+            return GlobalOrder(rows=len(rows), global_batch=size, steps=steps, seed=self.seed, lengths=lengths)
+        assert lengths is None, "rows have groups or lengths"
+        order = GroupedOrder(groups=groups, global_batch=size, steps=steps, seed=self.seed)
+        if small := [len(each) for each in order.members if len(each) < size]:
+            log.warning(
+                "%d of %d groups of training rows have fewer than batch.global=%d rows (least %d): their batches "
+                "repeat rows", len(small), len(order.members), size, min(small)
+            )  # fmt: skip
+        return order
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._evaluation("val")
@@ -155,8 +175,9 @@ class StreamData(LightningDataModule):
         rows = self.rows(split)
         trainer = self._trainer()
         lengths = rows.lengths if by_length else None
+        rank, world = trainer.global_rank, trainer.world_size
         return self._loader(
-            rows, EvaluationBatches(len(rows), lengths, self.eval_batch, trainer.global_rank, trainer.world_size)
+            rows, EvaluationBatches(len(rows), lengths, self.eval_batch, rank, world, groups=groups_of(rows))
         )
 
     def _loader(self, rows: Rows, batches: Sampler[list[Pick]]) -> DataLoader[Any]:
@@ -196,16 +217,31 @@ class StreamData(LightningDataModule):
         return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
-class EvaluationBatches(Sampler[list[Pick]]):
-    """Rows rank, rank + world, ..., each once, longest first."""
+def groups_of(rows: Rows) -> NDArray[np.int64] | None:
+    """Groups of rows, where they have any."""
+    return rows.groups if isinstance(rows, Grouped) else None
 
-    def __init__(self, rows: int, lengths: NDArray[np.int64] | None, batch: int, rank: int, world: int) -> None:
+
+class EvaluationBatches(Sampler[list[Pick]]):
+    """Rows rank, rank + world, ... of each group, each once, longest first; a batch is of one group."""
+
+    def __init__(
+        self,
+        rows: int,
+        lengths: NDArray[np.int64] | None,
+        batch: int,
+        rank: int,
+        world: int,
+        groups: NDArray[np.int64] | None = None,
+    ) -> None:
         ids = np.arange(rows) if lengths is None else np.argsort(-lengths, kind="stable")
-        self.ids, self.batch = ids[rank::world], batch
+        parts = [ids] if groups is None else [ids[groups[ids] == group] for group in np.unique(groups)]
+        mine = [part[rank::world] for part in parts]
+        self.batches = [part[start : start + batch] for part in mine for start in range(0, len(part), batch)]
 
     def __len__(self) -> int:
-        return math.ceil(len(self.ids) / self.batch)
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Pick]]:
-        for start in range(0, len(self.ids), self.batch):
-            yield [Pick(int(row), int(row), 1.0) for row in self.ids[start : start + self.batch]]
+        for batch in self.batches:
+            yield [Pick(int(row), int(row), 1.0) for row in batch]

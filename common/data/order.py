@@ -7,6 +7,7 @@ starting there. How many processes share a global batch, and in how many micro-b
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,16 @@ from torch.utils.data import Sampler
 from common.types import Pick
 
 Ids = NDArray[np.int64]
+
+
+class Order(Protocol):
+    """Which rows make up the global batch of a step."""
+
+    global_batch: int
+    steps: int
+
+    def batch(self, step: int) -> Ids:
+        """Row numbers of global batch `step`: int64 (global_batch,)."""
 
 
 class GlobalOrder:
@@ -85,7 +96,7 @@ class MicroBatches(Sampler[list[Pick]]):
 
     def __init__(
         self,
-        order: GlobalOrder,
+        order: Order,
         *,
         micro: int,
         accumulate: int,
