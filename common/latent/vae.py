@@ -1,6 +1,7 @@
 """The frozen autoencoder of latent diffusion: uint8 pictures in, posteriors out, and back."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from common.autocast import without_autocast
 from common.files import digest
+from common.latent.flux_vae import read_flux_vae
 from common.random import mix
 from common.shapes import expect
 from common.weights.source import WeightsError, weights_folder
@@ -118,7 +120,8 @@ def load_codec(
     """Builds the codec.
 
     Args:
-        weights: folder of an autoencoder, folder or fetched Hub id of a pipeline with a `vae` in it, or "random".
+        weights: folder of an autoencoder, folder or fetched Hub id of a pipeline with a `vae` in it, FLUX's
+            `ae.safetensors`, or "random".
         architecture: arguments of AutoencoderKL; only for "random".
         dtype: to compute in: bfloat16 on a GPU, float32 otherwise.
         seed: of the random weights.
@@ -142,6 +145,8 @@ def _random(architecture: Mapping[str, Any] | None, seed: int) -> tuple[Autoenco
 
 
 def _load(weights: str) -> tuple[AutoencoderKL, str]:
+    if weights.endswith(".safetensors"):
+        return read_flux_vae(Path(weights))
     folder = weights_folder(weights)
     place = folder / SUBFOLDER if (folder / SUBFOLDER).is_dir() else folder
     files = sorted(place.glob("diffusion_pytorch_model*.safetensors"))

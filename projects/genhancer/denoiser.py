@@ -73,6 +73,7 @@ class Denoiser(nn.Module):
         Returns:
             float32 (B, N, 4 C).
         """
+        expect(noisy, "B N D", name="noisy tokens", D=self.flux.config.in_channels)
         expect(times, "B", name="times", dtype=torch.float32)
         expect(context_ids, "B S A", name="context_ids", B=len(noisy), S=context.shape[1], A=3)
         ids = torch.cat([context_ids, latent_ids.expand(len(noisy), -1, -1)], dim=1)

@@ -64,12 +64,12 @@ class BatchedAttention:
         assert image_rotary_emb is not None
         layers = (attn.to_q, attn.to_k, attn.to_v)
         query, key, value = (_heads(layer(hidden_states), attn) for layer in layers)
-        query, key = attn.norm_q(query), attn.norm_k(key)
+        query, key = _normed(query, attn.norm_q), _normed(key, attn.norm_k)
         if encoder_hidden_states is not None:
             added = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
             asked, known, told = (_heads(layer(encoder_hidden_states), attn) for layer in added)
-            query = torch.cat([attn.norm_added_q(asked), query], dim=1)
-            key = torch.cat([attn.norm_added_k(known), key], dim=1)
+            query = torch.cat([_normed(asked, attn.norm_added_q), query], dim=1)
+            key = torch.cat([_normed(known, attn.norm_added_k), key], dim=1)
             value = torch.cat([told, value], dim=1)
         query, key = rotate(query, image_rotary_emb).to(value.dtype), rotate(key, image_rotary_emb).to(value.dtype)
         mixed = functional.scaled_dot_product_attention(
@@ -86,3 +86,8 @@ class BatchedAttention:
 def _heads(states: Tensor, attn: Any) -> Tensor:
     """(B, S, heads x width) to (B, S, heads, width)."""
     return states.unflatten(-1, (-1, attn.head_dim))
+
+
+def _normed(states: Tensor, norm: Any) -> Tensor:
+    """Norm of queries or keys in float32, which is what is turned next; mixed dtypes would miss the fused kernel."""
+    return functional.rms_norm(states.float(), norm.normalized_shape, norm.weight.float(), norm.eps)

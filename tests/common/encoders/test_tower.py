@@ -198,28 +198,36 @@ def test_random_weights_depend_on_the_seed_alone() -> None:
     assert siglip.images(pixels()).shape == (3, 32)
 
 
-def test_published_sizes_are_those_of_the_reference() -> None:
-    vision = {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "patch_size": 14,
-        "projection_dim": 768,
-        "image_size": 336,
+VIT_L = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+TEXT_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+VIT_H = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16}
+TEXT_H = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+
+
+@pytest.mark.parametrize(
+    ("family", "vision", "text", "size", "millions", "width", "side"),
+    [
+        ("clip", VIT_L | {"projection_dim": 768}, TEXT_L, 224, 427.6, 768, 16),
+        ("clip", VIT_L | {"projection_dim": 768}, TEXT_L, 336, 427.9, 768, 24),
+        ("clip", VIT_H | {"projection_dim": 1024}, TEXT_H, 224, 986.1, 1024, 16),
+        ("siglip", SO400M, SO400M | {"max_position_embeddings": 16}, 224, 877.4, 1152, 16),
+        ("siglip", SO400M, SO400M | {"max_position_embeddings": 64}, 384, 878.0, 1152, 27),
+    ],
+)
+def test_published_sizes(
+    family: str, vision: dict[str, Any], text: dict[str, Any], size: int, millions: float, width: int, side: int
+) -> None:
+    architecture = {
+        "model_type": family,
+        "vision_config": vision | {"image_size": size, "patch_size": 14},
+        "text_config": text | ({"projection_dim": width} if family == "clip" else {"projection_size": width}),
     }
-    text = {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_attention_heads": 12,
-        "num_hidden_layers": 12,
-        "projection_dim": 768,
-    }
-    architecture = {"model_type": "clip", "vision_config": vision, "text_config": text, "projection_dim": 768}
+    architecture |= {"projection_dim": width} if family == "clip" else {}
     with torch.device("meta"):
         tower = load_tower(weights="random", architecture=architecture)
-    assert sum(each.numel() for each in tower.parameters()) == 427_944_193
-    assert (tower.width, tower.grid, tower.patch_width, tower.max_tokens) == (768, (24, 24), 1024, 77)
+    assert round(sum(each.numel() for each in tower.parameters()) / 1e6, 1) == millions
+    assert (tower.width, tower.grid, tower.patch_width) == (width, (side, side), vision["hidden_size"])
 
 
 def test_bad_weights_are_refused(tmp_path: Path, clip: Path) -> None:
