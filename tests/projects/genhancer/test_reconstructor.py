@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from common.encoders.tower import load_tower
 from common.lora import add_lora
@@ -211,3 +212,29 @@ def test_bad_settings_are_refused() -> None:
         build().errors(**batch(2) | {"times": torch.zeros(2, 2)})
     assert isinstance(build().heads, Heads)
     assert ARCHITECTURE["guidance_embeds"]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "frames", "patches", "teraflops"),
+    [(224, 1, 0, 0.272), (336, 1, 0, 0.616), (336, 2, 0, 0.618), (336, 2, 576, 2.406)],
+)
+def test_cost_of_a_pass_at_published_size(pixels: int, frames: int, patches: int, teraflops: float) -> None:
+    """442 tokens cost 0.616 TFLOP; a second frame hardly more, all patches of two frames four times as much."""
+    cells = pixels // 8
+    with torch.device("meta"):
+        noise = torch.zeros(1, 16, cells, cells)
+        model = Reconstructor(
+            denoiser=partial(build_denoiser, architecture=PUBLISHED),
+            width=768,
+            condition="patches" if patches else "class",
+            patch_width=1024 if patches else None,
+        )
+        with FlopCounterMode(display=False) as counter:
+            model.errors(
+                torch.zeros(1, frames, 768),
+                torch.zeros(1, frames + 1),
+                noise,
+                Draws(noise, noise, torch.zeros(1)),
+                patches=torch.zeros(1, frames, patches, 1024) if patches else None,
+            )
+    assert round(counter.get_total_flops() / 1e12, 3) == teraflops
