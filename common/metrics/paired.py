@@ -58,7 +58,7 @@ def mcnemar(gained: int, lost: int) -> float:
     """
     tosses = gained + lost
     tail = sum(math.comb(tosses, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / 2**tosses)
+    return min(1.0, 2 * tail / (1 << tosses))
 
 
 def newcombe(*, both: int, lost: int, gained: int, neither: int) -> Estimate:
@@ -94,7 +94,7 @@ def _correlation(both: int, lost: int, gained: int, neither: int) -> float:
     margins = (both + lost) * (gained + neither) * (both + gained) * (lost + neither)
     if margins == 0:
         return 0.0
-    product = both * neither - lost * gained
+    product = float(both * neither - lost * gained)
     if product > 0:
-        product = max(product - (both + lost + gained + neither) / 2, 0)
+        product = max(product - (both + lost + gained + neither) / 2, 0.0)
     return product / math.sqrt(margins)

@@ -94,7 +94,7 @@ def fit(features: Tensor, labels: Tensor, *, classes: int, penalty: float) -> tu
             torch.autograd.backward(loss)
             return loss
 
-        optimiser.step(closure)  # type: ignore[no-untyped-call]
+        optimiser.step(closure)
     return weights.detach(), biases.detach()
 
 

@@ -142,9 +142,9 @@ class SomethingSomething(Labelled):
         """
         Args:
             videos: folder of <id>.webm.
-            labels: labels.json, {template without brackets: number}.
-            train: train.json, a list of {id, template}.
-            test: validation.json, likewise; the official test file has no templates.
+            labels: the official file of labels, {template without brackets: number}.
+            train: the official file of training clips, a list of {id, template}.
+            test: that of validation, likewise; the official test file has no templates.
             train_each: clips a label to learn from; null for all.
             test_each: clips a label to be judged on; null for all.
             seed: of the draw.
@@ -167,7 +167,7 @@ class SomethingSomething(Labelled):
         """Clips by part, in the order of the files."""
         known = _json(self.labels)
         if not isinstance(known, dict):
-            raise BenchmarkError(f"{self.labels} is not {{template: number}}; give labels.json")
+            raise BenchmarkError(f"{self.labels} is not {{template: number}}; give the official file of labels")
         return {part: self._part(path, known, self.each[part]) for part, path in self.files.items()}
 
     def _part(self, path: Path, known: Mapping[str, str], most: int | None) -> list[Example]:
@@ -180,7 +180,7 @@ class SomethingSomething(Labelled):
             if template not in known or "id" not in row:
                 raise BenchmarkError(
                     f"{path} row {number}: template {template!r} is not in {self.labels}; the official test file has "
-                    "none, give validation.json"
+                    "none, give that of validation"
                 )
             found.append(Example(str(row["id"]), template, self.videos / f"{row['id']}.webm"))
         return self._drawn(found, most)

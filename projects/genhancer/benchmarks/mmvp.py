@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.files import digest
-from projects.genhancer.benchmarks.outcome import Benchmark, BenchmarkError, Measure, Outcome
+from projects.genhancer.benchmarks.outcome import Benchmark, BenchmarkError, Measure, Outcome, Row
 from projects.genhancer.benchmarks.reader import Reader
 from projects.genhancer.benchmarks.two_by_two import choose, gold_of, picture, right
 
@@ -82,7 +82,7 @@ class Mmvp(Benchmark):
         questions = [question for pair in self.pairs for question in pair]
         pictures = reader.pictures(self._pictures(), description="MMVP-VLM")
         texts = reader.texts([PROMPT.format(question.statement) for question in questions])
-        answers: list[dict[str, str | int | float]] = []
+        answers: list[Row] = []
         hits = []
         for place, (pair, choice) in enumerate(zip(self.pairs, choose(reader, pictures, texts), strict=True)):
             gold = [gold_of(question.number) for question in pair]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import digest, read_jsonl
-from projects.genhancer.benchmarks.outcome import Benchmark, BenchmarkError, Measure, Outcome
+from projects.genhancer.benchmarks.outcome import Benchmark, BenchmarkError, Measure, Outcome, Row
 from projects.genhancer.benchmarks.reader import Reader
 from projects.genhancer.benchmarks.two_by_two import choose, picture, right
 
@@ -59,7 +59,7 @@ class ShapesPairs(Benchmark):
         texts = reader.texts([self.prompt.format(caption) for row in self.rows for caption in row["captions"]])
         choices = choose(reader, pictures, texts)
         hits = [right(choice, GOLD) for choice in choices]
-        answers: list[dict[str, str | int | float]] = [
+        answers: list[Row] = [
             {
                 "id": row["id"],
                 "detail": row["detail"],

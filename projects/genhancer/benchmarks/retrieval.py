@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common.files import digest, read_jsonl
-from projects.genhancer.benchmarks.outcome import Benchmark, BenchmarkError, Measure, Outcome
+from projects.genhancer.benchmarks.outcome import Benchmark, BenchmarkError, Measure, Outcome, Row
 from projects.genhancer.benchmarks.reader import Reader, directions
 
 AT = (1, 5, 10)
@@ -79,7 +79,7 @@ class Retrieval(Benchmark):
         measures = {
             f"{kind}@{k}": Measure(names[kind], [rank < k for rank in ranks[kind]]) for kind in ranks for k in AT
         }
-        answers = [
+        answers: list[Row] = [
             {"asked": kind, "id": name, "rank": rank + 1}
             for kind in ranks
             for name, rank in zip(names[kind], ranks[kind], strict=True)

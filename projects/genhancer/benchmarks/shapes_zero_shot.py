@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from common.random import mix
 from common.shapes_world.language import COLUMNS, ROWS
 from common.shapes_world.scene import COLOURS, SHAPES, SPLITS
-from common.tiny.pictures import draw_single
+from common.tiny.pictures import Batch, draw_single
 from projects.genhancer.benchmarks.outcome import Benchmark, Measure, Outcome
 from projects.genhancer.benchmarks.reader import Reader, directions
 
@@ -39,10 +40,14 @@ class ShapesZeroShot(Benchmark):
         settings = {"split": self.split, "count": self.count, "size": self.size, "seed": self.seed}
         return {"benchmark": "shapes_zero_shot", **settings}
 
+    def draw(self) -> tuple[NDArray[np.uint8], Batch]:
+        """Pictures uint8 (count, size, size, 3) and what they show."""
+        rng = np.random.default_rng(mix("shapes_zero_shot", self.split, self.seed))
+        return draw_single(rng, count=self.count, size=self.size)
+
     def run(self, reader: Reader) -> Outcome:
         """Asks a model; measures "colour", "shape" and "place"."""
-        rng = np.random.default_rng(mix("shapes_zero_shot", self.split, self.seed))
-        pictures, drawn = draw_single(rng, count=self.count, size=self.size)
+        pictures, drawn = self.draw()
         colours, counts = list(COLOURS), (len(COLOURS), len(SHAPES), len(CELLS))
         captions = [f"a {colour} {shape} at the {cell}" for colour in colours for shape in SHAPES for cell in CELLS]
         seen = directions(reader.pictures(list(pictures), description=f"zero-shot {self.split}"))
