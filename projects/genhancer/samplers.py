@@ -151,7 +151,7 @@ class Dilated:
         self.count, self.step, self.stride = count, step, stride
         self.max_count, self.min_gap = max_count, min_gap
         self.schedule: list[Phase] = [(float(begin), _whole(weights)) for begin, weights in schedule]
-        for begin, _ in self.schedule:
+        for begin in {0.0, *(begin for begin, _ in self.schedule)}:
             weights_at(begin, self.schedule)
 
     def candidates(self, view: View) -> list[Choice]:
@@ -215,7 +215,7 @@ class ByFlow:
 
     needs_frames = True
 
-    def __init__(self, *, min_motion: float = 0.0, min_gap: float = 0.0) -> None:
+    def __init__(self, *, min_motion: float = 0.01, min_gap: float = 0.0) -> None:
         """
         Args:
             min_motion: least motion of a clip, the sum over its frames of the mean flow, as a share of the short side.
