@@ -263,8 +263,8 @@ class TextToVideo(LightningModule):
         clips = self.generate(batch.prompts, names=batch.ids, frames=batch.frames, shape=batch.shape, first=batch.first)
         folder = Path(self.trainer.default_root_dir) / "generated"
         return [
-            {"id": name, "prompt": prompt, **write_clip(folder, name, clip, fps=batch.fps)}
-            for name, prompt, clip in zip(batch.ids, batch.prompts, clips, strict=True)
+            {"id": name, "prompt": prompt, **write_clip(folder, name, clip, fps=batch.fps, file=file)}
+            for name, prompt, file, clip in zip(batch.ids, batch.prompts, batch.files, clips, strict=True)
         ]
 
     # Data

@@ -16,6 +16,7 @@ from common.files import read_jsonl
 from common.types import Pick
 from common.video.decode import read
 from common.video.transform import center_crop, resize_short_side, to_channels_first
+from projects.text_to_video.output import stem_of
 
 
 class Asked(NamedTuple):
@@ -25,11 +26,13 @@ class Asked(NamedTuple):
         id: its name.
         prompt: the caption.
         first: file of the first frame, or "".
+        file: MP4 to write, or "" for files named after `id` in the run folder.
     """
 
     id: str
     prompt: str
-    first: str
+    first: str = ""
+    file: str = ""
 
 
 class RequestBatch(NamedTuple):
@@ -42,6 +45,7 @@ class RequestBatch(NamedTuple):
         frames: F, how many to generate.
         shape: C, h, w of a latent.
         fps: of what is written.
+        files: MP4 to write for each, "" for what the run folder has.
     """
 
     ids: tuple[str, ...]
@@ -50,6 +54,7 @@ class RequestBatch(NamedTuple):
     frames: int
     shape: tuple[int, ...]
     fps: float
+    files: tuple[str, ...]
 
 
 class Captions(Dataset[Asked]):
@@ -69,7 +74,8 @@ class Captions(Dataset[Asked]):
         """
         Args:
             request: `prompt` (one caption) and `video` (an image or a video whose first frame is the clip's), or `file`
-                (JSON or JSON lines of {"prompt"} and, if wanted, "id" and "first"), or `count` rows of `table`.
+                (JSON or JSON lines of {"prompt"} and, if wanted, "id", "first", and "file", the MP4 to write), or
+                `count` rows of `table`.
             table: JSON lines with `id` and `caption`, read where the request brings no caption.
             frames: F, how many to generate.
             fps: of what is written.
@@ -82,6 +88,7 @@ class Captions(Dataset[Asked]):
         """
         self.frames, self.fps, self.size, self.latent = frames, fps, (size[0], size[1]), tuple(latent)
         self.asked = _asked(request, Path(table), objects)
+        _refuse_twice(self.asked)
         firsts = {bool(each.first) for each in self.asked}
         if len(firsts) > 1:
             raise ValueError(f"{request['file']}: all captions have a first frame, or none; split the file")
@@ -117,6 +124,7 @@ class Captions(Dataset[Asked]):
             frames=self.frames,
             shape=self.latent,
             fps=self.fps,
+            files=tuple(each.file for each in samples),
         )
 
     def _first(self, path: str) -> Tensor:
@@ -135,11 +143,30 @@ def _asked(request: Mapping[str, Any], table: Path, objects: int | None) -> list
         return [Asked("request", str(prompt), str(video or ""))]
     if file is None:
         rows = [row for row in read_jsonl(table) if objects in (None, row["caption"].count(" moves "))]
-        return [Asked(str(row["id"]), str(row["caption"]), "") for row in rows[: request["count"]]]
+        return [Asked(str(row["id"]), str(row["caption"])) for row in rows[: request["count"]]]
     path = Path(file)
     content: Any = read_jsonl(path) if path.suffix == ".jsonl" else json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, list) or not all(isinstance(row, dict) and row.get("prompt") for row in content):
         raise ValueError(f"{path}: a list of {{'prompt': ...}}, each with a caption")
-    return [
-        Asked(str(row.get("id", i)), str(row["prompt"]), str(row.get("first", ""))) for i, row in enumerate(content)
-    ]
+    if not content:
+        raise ValueError(f"{path} asks for nothing (task=vbench_prompts writes such a file when all clips are there)")
+    return [_row(row, number, path) for number, row in enumerate(content)]
+
+
+def _row(row: Mapping[str, Any], number: int, path: Path) -> Asked:
+    asked = Asked(
+        str(row.get("id", number)), str(row["prompt"]), str(row.get("first") or ""), str(row.get("file") or "")
+    )
+    if asked.file and not asked.file.endswith(".mp4"):
+        raise ValueError(f"{path} row {number + 1}: file={asked.file} is written as MP4; give it the suffix .mp4")
+    return asked
+
+
+def _refuse_twice(asked: list[Asked]) -> None:
+    """Two clips with one file."""
+    seen: dict[str, str] = {}
+    for each in asked:
+        file = each.file or stem_of(each.id)
+        if file in seen:
+            raise ValueError(f'"{seen[file]}" and "{each.id}" would both be written to {file}; give them other ids')
+        seen[file] = each.id

@@ -1,5 +1,6 @@
 """A tiny run samples its validation captions after each validation, and trains as it would without."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +72,14 @@ def test_a_sample_is_what_generate_makes_of_the_averaged_weights(run: Path, clip
     rows = [row for row in read_jsonl(clips / "shapes_video" / "latents" / "val" / "clips.jsonl") if not row["novel"]]
     row = next(row for row in rows if row["caption"].count(" moves ") == 1)
     asked = tmp_path / "asked.json"
-    asked.write_text(f'[{{"id": "{row["id"]}", "prompt": "{row["caption"]}"}}]')
+    named = tmp_path / "vbench" / f"{row['caption']}-0.mp4"
+    lines = [{"id": row["id"]}, {"id": named.stem, "file": str(named)}]
+    asked.write_text(json.dumps([{"prompt": row["caption"], **line} for line in lines]))
     where = [f"paths.data='{clips}'", f"paths.run='{tmp_path}'", f"ckpt={run}", f"request.file='{asked}'"]
     generate.main(compose(*SMALL, *where, "callbacks=ema"))
-    (made,) = read_jsonl(tmp_path / "generated.jsonl")
+    made, other = read_jsonl(tmp_path / "generated.jsonl")
     shown = read(run / "samples" / "step_0000002_row_0000.mp4", range(16)).frames
     assert np.array_equal(read(made["video"], range(16)).frames, shown)
+    assert other["video"] == str(named)
+    assert not np.array_equal(read(named, range(16)).frames, shown)  # another name, another noise
+    assert [path.name for path in named.parent.iterdir()] == [named.name]
