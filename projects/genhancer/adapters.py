@@ -55,10 +55,15 @@ def adapt(
 
 def unfreeze(tower: ContrastiveTower) -> None:
     """Lets the vision tower and its projection learn whole, in float32; the text side is left as it is."""
-    for name, parameter in tower.model.named_parameters():
-        if name.startswith(_sides(tower)):
-            parameter.data = parameter.data.float()
-            parameter.requires_grad_(True)
+    for name in vision_names(tower):
+        parameter = tower.model.get_parameter(name)
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+
+
+def vision_names(tower: ContrastiveTower) -> list[str]:
+    """Names in `tower.model` of the parameters that pictures pass."""
+    return [name for name, _ in tower.model.named_parameters() if name.startswith(_sides(tower))]
 
 
 def vision_layers(tower: ContrastiveTower) -> list[str]:
@@ -82,7 +87,7 @@ def _sides(tower: ContrastiveTower) -> tuple[str, ...]:
     """Beginnings of the names of what pictures pass through."""
     named = {id(module): name for name, module in tower.model.named_modules()}
     parts = [tower.vision] if tower.projection is None else [tower.vision, tower.projection]
-    return tuple(f"{named[id(part)]}." if any(part.children()) else named[id(part)] for part in parts)
+    return tuple(named[id(part)] for part in parts)
 
 
 def _ends(name: str, target: str) -> bool:

@@ -19,7 +19,46 @@ from common.checkpoint import (
 )
 
 RECORD = "genhancer"  # key in a checkpoint: what the denoiser was trained beside
-PREFIX = "model."  # of the denoiser and the projectors, in the names of a module
+ALL, ONLY = "all", "only"
+PREFIX = "reconstructor."  # of the denoiser and the projectors, in the names of a module
+
+
+def check_keys(
+    *,
+    learns_tower: bool,
+    both: bool,
+    whole: bool,
+    train: str,
+    tower_lr: float | None,
+    stage1: str | None,
+    distillation: float,
+) -> None:
+    """Raises ValueError where keys of the model contradict each other.
+
+    Args:
+        learns_tower: whether this is the second stage.
+        both: whether the tower would learn whole and by adapters.
+        whole: whether it learns whole.
+        train: "all" or "only".
+        tower_lr: rate of the tower.
+        stage1: run of the first stage.
+        distillation: weight of its term.
+    """
+    if both:
+        raise ValueError("model.whole=true trains all of the vision tower; set model.adapters=null")
+    if train not in (ALL, ONLY):
+        raise ValueError(f'model.train={train}: "{ALL}" or "{ONLY}"')
+    if (tower_lr is not None) != learns_tower:
+        raise ValueError("model.tower_lr belongs to a tower that learns (model.adapters, model.whole), and to it alone")
+    if not learns_tower and (train == ONLY or distillation or stage1 is not None):
+        raise ValueError(
+            "model.train=only, model.distillation and model.stage1 belong to the second stage, and in this one the "
+            "tower is frozen: give model.adapters and model.tower_lr"
+        )
+    if train == ONLY and stage1 is None:
+        raise ValueError("model.train=only leaves the denoiser as it is, so it must come from model.stage1")
+    if distillation and whole:
+        raise ValueError("model.distillation compares with the tower without its adapters; model.whole=true has none")
 
 
 def find_stage1(stage1: str, load_step: str | int) -> Path:
@@ -53,7 +92,7 @@ def load_stage1(module: nn.Module, checkpoint: Path, *, tower: str) -> Mapping[s
     """Copies the denoiser and the projectors of a first stage into a module.
 
     Args:
-        module: with the parameters `model.*`.
+        module: with the parameters `reconstructor.*`.
         checkpoint: of the first stage, made on any number of devices.
         tower: identity of the vision tower as it is before the second stage.
 

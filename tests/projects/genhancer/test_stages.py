@@ -19,7 +19,8 @@ def write_run(run: Path, *steps: int, tower: str = TOWER, **state: torch.Tensor)
     folder.mkdir(parents=True)
     (folder / "direction").write_text("min\n")
     for step in steps:
-        tensors = {f"model.{name}": value for name, value in (state or {"weight": torch.full((1, 2), step)}).items()}
+        own = state or {"weight": torch.full((1, 2), step)}
+        tensors = {f"reconstructor.{name}": value for name, value in own.items()}
         temporary = folder / "writing.part"
         torch.save({"state_dict": tensors, "genhancer": {"tower": tower}}, temporary)
         size, crc32 = temporary.stat().st_size, checksum(temporary)
@@ -31,7 +32,7 @@ def write_run(run: Path, *steps: int, tower: str = TOWER, **state: torch.Tensor)
 class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.model = nn.Linear(2, 1, bias=False)
+        self.reconstructor = nn.Linear(2, 1, bias=False)
         self.tower = nn.Linear(2, 1)
 
 
@@ -61,7 +62,7 @@ def test_a_missing_run_is_refused_with_those_that_there_are(tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match=r"stage1=.*/none is not there; there is .*video/first\. Train"):
         find_stage1(str(tmp_path / "none"), "last")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="holds no run with a checkpoint; there is .*video/first"):
+    with pytest.raises(CheckpointError, match=r"holds no run with a checkpoint; there is .*video/first"):
         find_stage1(str(tmp_path / "empty"), 313)
 
 
@@ -79,15 +80,15 @@ def test_the_denoiser_is_loaded_and_nothing_else(tmp_path: Path) -> None:
     module = Small()
     before = module.tower.weight.detach().clone()
     load_stage1(module, find_stage1(str(write_run(tmp_path / "first", 7)), 7), tower=TOWER)
-    assert module.model.weight.tolist() == [[7.0, 7.0]]
+    assert module.reconstructor.weight.tolist() == [[7.0, 7.0]]
     assert torch.equal(module.tower.weight, before)
 
 
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"weight": torch.ones(1, 2), "bias": torch.ones(1)}, r"not trained here: \['model.bias'\]"),
-        ({"bias": torch.ones(1)}, r"missing: \['model.weight'\]"),
+        ({"weight": torch.ones(1, 2), "bias": torch.ones(1)}, r"not trained here: \['reconstructor.bias'\]"),
+        ({"bias": torch.ones(1)}, r"missing: \['reconstructor.weight'\]"),
         ({"weight": torch.ones(1, 3)}, r"\(1, 3\) in the file, \(1, 2\) in the model"),
     ],
 )
