@@ -54,6 +54,20 @@ def read(source: Source, indices: Indices) -> Clip:
     return assemble(name_of(source), wanted, frames, info)
 
 
+def decode(name: Path, data: bytes) -> NDArray[np.uint8]:
+    """One image whose content is at hand (a member of an archive), as `read` gives it: uint8 (H, W, 3).
+
+    Args:
+        name: to give in messages.
+        data: the content.
+
+    Raises:
+        VideoReadError: it is damaged, or no image.
+    """
+    with opened(name, data) as image:
+        return _rgb(image)
+
+
 def _files(source: Source) -> list[Path]:
     """Image files of a source, in order: a list as given, a folder by name with numbers compared by value."""
     if not isinstance(source, str | Path):

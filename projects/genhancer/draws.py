@@ -37,9 +37,9 @@ def draw(seed: int, purpose: str, position: int, *, shape: tuple[int, ...]) -> D
     return Draws(noise, torch.randn(1, *shape, generator=source), normal)
 
 
-def choice_generator(seed: int, purpose: str, position: int) -> Generator:
-    """The source of which frames and which crop a sample shows; apart from its noise: neither moves the other."""
-    return generator(seed, "genhancer", "choice", purpose, position)
+def choice_generator(seed: int, purpose: str, position: int, *, what: str) -> Generator:
+    """The source of which frames ("frames") or which crop ("crop") a sample shows, apart from its noise."""
+    return generator(seed, "genhancer", what, purpose, position)
 
 
 def stack(draws: list[Draws]) -> Draws:

@@ -30,5 +30,7 @@ def test_all_are_standard_normal_and_independent() -> None:
 
 
 def test_frames_and_crops_have_a_source_of_their_own() -> None:
-    chosen = torch.randn(4, generator=choice_generator(0, "train", 7))
+    chosen = torch.randn(4, generator=choice_generator(0, "train", 7, what="crop"))
+    frames = torch.randn(4, generator=choice_generator(0, "train", 7, what="frames"))
+    assert not torch.isin(chosen, frames).any()
     assert not torch.isin(chosen, torch.cat([part.flatten() for part in one(7)])).any()
