@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 from diffusers import DDPMScheduler, SchedulerMixin
 
 from common.config import suggest
@@ -35,7 +36,8 @@ def training_scheduler(
             raise WeightsError(f"{path} is not there; give the folder of a pipeline, or weights=random with a config")
         base = json.loads(path.read_text())
     replaced = {name: value for name, value in (config or {}).items() if value is not None}
-    return DDPMScheduler.from_config({**base, **replaced})
+    with torch.device("cpu"):  # tables of numbers, which stay so where a model is built without storage
+        return DDPMScheduler.from_config({**base, **replaced})
 
 
 def sampler(name: str, trained: DDPMScheduler) -> SchedulerMixin:
@@ -51,4 +53,5 @@ def sampler(name: str, trained: DDPMScheduler) -> SchedulerMixin:
     known = [each for each in dir(diffusers) if each.endswith("Scheduler")]
     if name not in known:
         raise ValueError(f"model.sampling.scheduler={name}: {suggest(name, known)}")
-    return getattr(diffusers, name).from_config(trained.config)
+    with torch.device("cpu"):
+        return getattr(diffusers, name).from_config(trained.config)
