@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,6 +29,7 @@ Outcomes = dict[str, dict[str, Outcome]]  # by benchmark and model
 def tower_benchmarks(
     *,
     models: Mapping[str, str],
+    processor: str | None,
     benchmarks: Mapping[str, Benchmark],
     only: Sequence[str] | None,
     batch: int,
@@ -44,6 +45,8 @@ def tower_benchmarks(
     Args:
         models: folder or fetched Hub id of a CLIP or SigLIP, by the name of its column; the first is what the others
             are compared with.
+        processor: folder or fetched Hub id whose tokenizer and preprocessor serve the models that have none, as the
+            weights that GenHancer released; null where all have their own.
         benchmarks: by the name of their rows.
         only: names of the benchmarks to run; null for all.
         batch: pictures at once.
@@ -65,11 +68,12 @@ def tower_benchmarks(
         raise ValueError(f"task.models.{strange[0]}: names of files are made of it; use letters, digits and _")
     asked = {name: benchmark.identity() for name, benchmark in chosen.items()}
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    identities = {name: _identity(weights_folder(weights)) for name, weights in models.items()}
+    identities = {name: _identity(_parts(weights, processor)) for name, weights in models.items()}
 
     def make(target: Path) -> dict[str, Any]:
         with full_float32():
-            outcomes = _ask(models, chosen, batch=batch, workers=workers, device=where)
+            parts = {name: _parts(weights, processor) for name, weights in models.items()}
+            outcomes = _ask(parts, chosen, batch=batch, workers=workers, device=where)
         write(target, outcomes)
         return {
             f"{model}/{name}/{measure}": sum(found.right) / len(found.right)
@@ -146,10 +150,37 @@ def write(folder: Path, outcomes: Outcomes) -> None:
         log.warning("%d files were left out; see %s", len(left_out), LEFT_OUT)
 
 
-def _identity(folder: Path) -> dict[str, str]:
+class _Parts(NamedTuple):
+    """Folders of a model's weights, tokenizer and preprocessor."""
+
+    weights: Path
+    tokenizer: Path
+    preprocess: Path
+
+
+def _parts(weights: str, processor: str | None) -> _Parts:
+    """The model's own folder, but for what it lacks.
+
+    Raises:
+        ValueError: no tokenizer or preprocessor anywhere.
+    """
+    own = weights_folder(weights)
+    other = own if processor is None else weights_folder(processor)
+    found = []
+    for what, names in (("tokenizer", TOKENIZER_FILES), ("preprocessor", PREPROCESSORS)):
+        having = [folder for folder in (own, other) if any((folder / name).is_file() for name in names)]
+        if not having:
+            raise ValueError(
+                f"{own} has no {what} (none of {', '.join(names)}); set task.processor to the model it was made from"
+            )
+        found.append(having[0])
+    return _Parts(own, *found)
+
+
+def _identity(parts: _Parts) -> dict[str, str]:
     """Digests of the weights, and of the files that decide what the model reads."""
-    beside = [folder / name for name in (*PREPROCESSORS, *TOKENIZER_FILES) if (folder / name).is_file()]
-    return Weights(folder).identity() | {path.name: digest(path) for path in beside}
+    beside = [parts.tokenizer / name for name in TOKENIZER_FILES] + [parts.preprocess / name for name in PREPROCESSORS]
+    return Weights(parts.weights).identity() | {path.name: digest(path) for path in beside if path.is_file()}
 
 
 def _chosen(benchmarks: Mapping[str, Benchmark], only: Sequence[str] | None) -> dict[str, Benchmark]:
@@ -162,13 +193,14 @@ def _chosen(benchmarks: Mapping[str, Benchmark], only: Sequence[str] | None) -> 
 
 
 def _ask(
-    models: Mapping[str, str], benchmarks: Mapping[str, Benchmark], *, batch: int, workers: int, device: str
+    models: Mapping[str, _Parts], benchmarks: Mapping[str, Benchmark], *, batch: int, workers: int, device: str
 ) -> Outcomes:
     """One model after the other, so that only one is in memory."""
     outcomes: Outcomes = {name: {} for name in benchmarks}
-    for model, weights in models.items():
-        log.info("%s: %s", model, weights)
-        reader = reader_of(load_tower(weights=weights), weights, batch=batch, workers=workers, device=device)
+    for model, parts in models.items():
+        log.info("%s: %s", model, parts.weights)
+        tower = load_tower(weights=str(parts.weights), tokenizer=str(parts.tokenizer))
+        reader = reader_of(tower, str(parts.preprocess), batch=batch, workers=workers, device=device)
         for name, benchmark in benchmarks.items():
             outcomes[name][model] = benchmark.run(reader)
     return outcomes

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,7 @@ def test_the_task_asks_models_once(world: Path, tmp_path: Path) -> None:
             "guard": ShapesZeroShot(split="test", count=60),
             "absent": ShapesPairs(root=str(tmp_path), split="test"),
         },
+        "processor": None,
         "batch": 16,
         "workers": 2,
         "device": "cpu",
@@ -106,6 +108,7 @@ def test_the_same_model_twice_changes_nothing(tmp_path: Path) -> None:
     tower_benchmarks(
         models={"before": str(TINY), "after": str(TINY)},
         benchmarks={"guard": ShapesZeroShot(split="val", count=40)},
+        processor=None,
         only=None,
         batch=16,
         workers=1,
@@ -114,6 +117,26 @@ def test_the_same_model_twice_changes_nothing(tmp_path: Path) -> None:
     )
     rows = list(csv.DictReader((tmp_path / "out" / "table.csv").open()))
     assert {(row["gained"], row["lost"], row["p"]) for row in rows} == {("0", "0", "1.0")}
+
+
+def test_a_folder_of_weights_alone_is_read_as_the_model_it_was_made_from(tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(TINY / name, alone)
+    arguments = {
+        "models": {"before": str(TINY), "after": str(alone)},
+        "benchmarks": {"guard": ShapesZeroShot(split="val", count=40)},
+        "only": None,
+        "batch": 16,
+        "workers": 1,
+        "device": "cpu",
+        "folder": str(tmp_path / "out"),
+    }
+    with pytest.raises(ValueError, match=r"alone has no tokenizer .*set task\.processor"):
+        tower_benchmarks(**arguments, processor=None)
+    figures = tower_benchmarks(**arguments, processor=str(TINY))
+    assert figures["after/guard/place"] == figures["before/guard/place"] > 0.9
 
 
 @pytest.mark.parametrize(
@@ -130,6 +153,7 @@ def test_wrong_settings_are_told(change: dict, message: str, tmp_path: Path) -> 
     arguments = {
         "models": {"before": str(TINY)},
         "benchmarks": {"guard": ShapesZeroShot(split="val", count=4)},
+        "processor": None,
         "only": None,
         "batch": 4,
         "workers": 1,
