@@ -8,13 +8,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from common.files import write_jsonl
+from common.processes import each
 from common.progress import track
 from common.video.clip import VideoReadError
 from projects.pix2pix_video.arrow import load_splits, parts_of, schema_faults
 from projects.pix2pix_video.frames import RECORD, media_of
 from projects.pix2pix_video.pictures import read_rgb
 from projects.pix2pix_video.rows import EditRow
-from projects.pix2pix_video.sources.parallel import each
 
 log = logging.getLogger(__name__)
 SHOWN = 100  # rows of the table; the report has all

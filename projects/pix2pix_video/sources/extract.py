@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from common.files import atomic_folder, atomic_write_text
+from common.processes import each
 from common.video.decode import VideoInfo, VideoReadError, read
 from common.video.sample import nearest_to_times
-from projects.pix2pix_video.sources.parallel import each
 from projects.pix2pix_video.sources.windows import Windows
 
 Suffix: TypeAlias = Literal["png", "jpg"]

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.files import digest
+from common.processes import each
 from common.video.clip import VideoReadError
 from projects.pix2pix_video.pictures import read_rgb, stack
 from projects.pix2pix_video.rows import EditRow
 from projects.pix2pix_video.sources.found import SPLITS, Found, Sample, Skipped, SourceError
 from projects.pix2pix_video.sources.metadata import Entry, Fault, entries, metadata_files
-from projects.pix2pix_video.sources.parallel import each
 from projects.pix2pix_video.sources.windows import Window, Windows
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}

@@ -1,7 +1,6 @@
 """Something-Something V2 (arXiv:1706.04261): webm clips with labels; templates of labels decide the task."""
 
 import hashlib
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.data.something import LabelRow, read_labels, without_brackets
 from common.files import digest
 from projects.pix2pix_video.rows import EditRow
 from projects.pix2pix_video.sources.extract import Look, Suffix, Video, extract, file_of
@@ -145,17 +145,17 @@ class SomethingSomething:
     def _labelled(self, split: str, path: Path) -> list[Labelled]:
         by_task: dict[str, list[Labelled]] = defaultdict(list)
         used = set()
-        rows = _read(path)
-        for number, row in enumerate(rows):
-            template = _plain(_text(row, "template", f"{path} row {number}"))
+        rows = read_labels(path)
+        for row in rows:
+            template = _plain(_told(row, "template"))
             task = self.tasks.get(template)
             if task is not None:
                 used.add(template)
-                by_task[task].append(Labelled(split, str(row["id"]), task, _text(row, "label", f"{path} row {number}")))
+                by_task[task].append(Labelled(split, row.id, task, _told(row, "label")))
         for template in sorted(self.tasks.keys() - used):
             log.warning("%s: no clip has the template %r", path.name, template)
         kept = {clip.id for clips in by_task.values() for clip in self._drawn(clips)}
-        order = {str(row["id"]): number for number, row in enumerate(rows)}
+        order = {row.id: number for number, row in enumerate(rows)}
         found = [clip for clips in by_task.values() for clip in clips if clip.id in kept]
         return sorted(found, key=lambda clip: order[clip.id])
 
@@ -178,26 +178,14 @@ def _tasks(templates: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 
 def _plain(template: str) -> str:
-    return template.replace("[", "").replace("]", "").strip().lower()
+    return without_brackets(template).lower()
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise SourceError(f"{path} is not there; see task.source.labels")
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise SourceError(f"{path} is not JSON ({error}); fetch it again") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and "id" in row for row in rows):
-        raise SourceError(f"{path} is not a list of {{id, label, template}}; see task.source.labels")
-    return rows
-
-
-def _text(row: Mapping[str, Any], key: str, where: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str) or not value.strip():
+def _told(row: LabelRow, key: str) -> str:
+    value = row.label if key == "label" else row.template
+    if value is None:
         raise SourceError(
-            f"{where} has no {key}, as in the official test file; leave that split out of task.source.labels, and hold "
-            "rows of train out for it with 'task.merge=[test]'"
+            f"{row.where} has no {key}, as in the official test file; leave that split out of task.source.labels, and "
+            "hold rows of train out for it with 'task.merge=[test]'"
         )
     return value

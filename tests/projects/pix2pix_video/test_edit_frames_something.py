@@ -151,7 +151,7 @@ def test_a_killed_extraction_goes_on_and_ends_with_the_same_files(
 def test_frames_do_not_depend_on_the_number_of_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Path(shutil.copytree(folder, folder.parent / "whole"))
     make(whole)
-    monkeypatch.setattr("projects.pix2pix_video.sources.parallel.FEW", 1)
+    monkeypatch.setattr("common.processes.FEW", 1)
     make(folder, workers=2)
     assert content(folder / "frames") == content(whole / "frames")
 
