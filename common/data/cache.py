@@ -168,13 +168,17 @@ class Cache(Mapping[str, Tensor]):
             raise FileNotFoundError(f"no finished cache in {folder}; make it with its preparation task")
         self.folder = folder
         self._index: dict[str, list[str]] = json.loads((folder / "index.json").read_text())
-        made_with = json.loads((folder / "plan.json").read_text())["settings"]
+        self.settings: dict[str, Any] = json.loads((folder / "plan.json").read_text())["settings"]
+        self.refuse_other(settings or {})
+        self._shards: dict[str, Any] = {}
+
+    def refuse_other(self, settings: Settings) -> None:
+        """Raises StaleCacheError unless the cache was made with these settings."""
         differing = {
-            key: (made_with.get(key), value) for key, value in (settings or {}).items() if made_with.get(key) != value
+            key: (self.settings.get(key), value) for key, value in settings.items() if self.settings.get(key) != value
         }
         if differing:
-            raise StaleCacheError(f"{folder} was made with other settings (made with, wanted): {differing}")
-        self._shards: dict[str, Any] = {}
+            raise StaleCacheError(f"{self.folder} was made with other settings (made with, wanted): {differing}")
 
     def __getitem__(self, name: str) -> Tensor:
         key, file = self._index[name]

@@ -23,7 +23,7 @@ def text_settings_of(encoder: ClipText) -> dict[str, str | int | float | bool | 
     """What states of prompts depend on."""
     return {
         "text_encoder": encoder.identity,
-        "text_encoder_dtype": str(next(encoder.parameters()).dtype).removeprefix("torch."),
+        "text_encoder_dtype": encoder.dtype,
         "max_tokens": encoder.max_tokens,
         "dtype": str(DTYPE).removeprefix("torch."),
     }

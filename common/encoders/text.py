@@ -39,6 +39,7 @@ class ClipText(nn.Module):
         dtype: str = "float32",
         seed: int = 0,
         trained: bool = False,
+        tokens_only: bool = False,
     ) -> None:
         """
         Args:
@@ -51,19 +52,20 @@ class ClipText(nn.Module):
             dtype: of the weights and the states, such as "float32".
             seed: of the random weights.
             trained: whether the tower learns; if not, it is frozen and stays in eval mode.
+            tokens_only: build no tower: what is left tells ids, lengths and identity of prompts, and gives no states.
 
         Raises:
             ValueError: no tokenizer, one of another vocabulary, or more places than the tower has.
             WeightsError: there are no such weights.
         """
         super().__init__()
-        tower, origin = _tower(weights, architecture, seed)
+        config, origin = _config(weights, architecture, seed)
         folder = _tokenizer_folder(weights, tokenizer)
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         self.identity = _identity([origin, _files_of(folder)])
-        self.max_tokens, self.trained = max_tokens, trained
-        self.width = int(tower.config.hidden_size)
-        places, words = tower.config.max_position_embeddings, tower.config.vocab_size
+        self.max_tokens, self.trained, self.dtype = max_tokens, trained, dtype
+        self.width = int(config.hidden_size)
+        places, words = config.max_position_embeddings, config.vocab_size
         if not 2 < max_tokens <= places:
             raise ValueError(
                 f"text.max_tokens={max_tokens}: the text encoder {weights} has {places} places; give 3 to {places}"
@@ -73,13 +75,21 @@ class ClipText(nn.Module):
                 f"{folder}: a tokenizer of {len(self.tokenizer)} tokens, the text encoder {weights} knows {words}; "
                 "give text.tokenizer, the one it was trained with"
             )
-        self.tower = tower.to(getattr(torch, dtype)).requires_grad_(trained)
-        self.train(trained)
         self._warned: set[str] = set()
+        if not tokens_only:
+            self.tower = _tower(weights, config, seed).to(getattr(torch, dtype)).requires_grad_(trained)
+        self.train(trained)
 
     def train(self, mode: bool = True) -> "ClipText":
         """Stays in eval mode where the tower is frozen."""
         return super().train(mode and self.trained)
+
+    def lengths(self, prompts: Sequence[str]) -> list[int]:
+        """Tokens of each prompt, both ends included; quick, for very many of them."""
+        backend: Any = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        return [len(each) for each in backend.encode_batch_fast(list(prompts))]
 
     def tokenise(self, prompts: Sequence[str]) -> Tensor:
         """Token ids of prompts, int64 (B, L); padded, never cut.
@@ -127,16 +137,25 @@ class ClipText(nn.Module):
             log.warning('the prompt "%s" has words that the vocabulary of the text encoder lacks', prompt)
 
 
-def _tower(weights: str, architecture: Mapping[str, Any] | None, seed: int) -> tuple[CLIPTextModel, Any]:
-    """The model in float32, and what tells it from others."""
+def _config(weights: str, architecture: Mapping[str, Any] | None, seed: int) -> tuple[CLIPTextConfig, Any]:
+    """Sizes of the tower, and what tells it from others."""
     if weights != "random":
         folder = _subfolder(weights_folder(weights), "text_encoder")
-        return load_pretrained(CLIPTextModel, str(folder), dtype=torch.float32), Weights(folder).identity()
+        return CLIPTextConfig.from_pretrained(folder), Weights(folder).identity()
     if architecture is None:
         raise ValueError("text.weights=random needs text.architecture, the arguments of CLIPTextConfig")
+    return CLIPTextConfig(**architecture), ["random", seed, dict(architecture)]
+
+
+def _tower(weights: str, config: CLIPTextConfig, seed: int) -> CLIPTextModel:
+    """The model in float32."""
+    if weights != "random":
+        folder = _subfolder(weights_folder(weights), "text_encoder")
+        model: CLIPTextModel = load_pretrained(CLIPTextModel, str(folder), dtype=torch.float32)
+        return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix("clip text", seed))
-        return CLIPTextModel(CLIPTextConfig(**architecture)), ["random", seed, dict(architecture)]
+        return CLIPTextModel(config)
 
 
 def _tokenizer_folder(weights: str, tokenizer: str | None) -> Path:

@@ -23,33 +23,38 @@ class Bucket:
         return round(abs(math.log(self.width * height / (self.height * width))), 9)
 
 
-def parse(given: Sequence[Sequence[int]], *, frames: int, multiple: int) -> list[Bucket]:
+def parse(
+    given: Sequence[Sequence[int]],
+    *,
+    frames: int,
+    multiple: int,
+    key: str = "task.buckets",
+    length: str = "task.seconds * task.fps",
+) -> list[Bucket]:
     """Buckets of a configuration.
 
     Args:
         given: [height, width] or [height, width, frames] each.
         frames: of those that give none, and at most of any.
         multiple: what heights and widths have to be multiples of.
+        key: that gives them, for the messages.
+        length: what `frames` is from, likewise.
 
     Raises:
         ValueError: none, one of another form, one twice, or one that is longer than `frames`.
     """
     if frames < 1:
-        raise ValueError("task.seconds * task.fps gives no frame; raise one of them")
+        raise ValueError(f"{length} gives no frame; raise it")
     for each in given:
         if len(each) not in (2, 3) or any(number < 1 for number in each):
-            raise ValueError(f"task.buckets: {list(each)} is not [height, width] or [height, width, frames]")
+            raise ValueError(f"{key}: {list(each)} is not [height, width] or [height, width, frames]")
         if any(side % multiple for side in each[:2]):
-            raise ValueError(
-                f"task.buckets: {list(each)}: the autoencoder takes sides that are multiples of {multiple}"
-            )
+            raise ValueError(f"{key}: {list(each)}: the autoencoder takes sides that are multiples of {multiple}")
         if len(each) == 3 and each[2] > frames:
-            raise ValueError(
-                f"task.buckets: {list(each)} is longer than the {frames} frames of task.seconds * task.fps"
-            )
+            raise ValueError(f"{key}: {list(each)} is longer than the {frames} frames of {length}")
     buckets = [Bucket(each[0], each[1], each[2] if len(each) == 3 else frames) for each in given]
     if not buckets or len(set(buckets)) < len(buckets):
-        raise ValueError(f"task.buckets={[list(each) for each in given]}: give at least one, and none twice")
+        raise ValueError(f"{key}={[list(each) for each in given]}: give at least one, and none twice")
     return buckets
 
 
@@ -84,3 +89,29 @@ def bucket_of(
         return bucket.distance(height, width), -bucket.frames, enlarged, area if enlarged else -area
 
     return min(filled, key=order)
+
+
+def bucket_to_train(buckets: Sequence[Bucket], *, height: int, width: int, frames: int) -> int | None:
+    """Number of the bucket that a stored clip is trained in: of those of its size the longest that it fills.
+
+    Args:
+        buckets: of the training.
+        height: of the stored frames, in pixels.
+        width: likewise.
+        frames: that are stored of the clip.
+
+    Returns:
+        None for a clip of another size, or one that is shorter than all of its size.
+    """
+    fitting = [
+        (bucket.frames, number)
+        for number, bucket in enumerate(buckets)
+        if (bucket.height, bucket.width) == (height, width) and bucket.frames <= frames
+    ]
+    return max(fitting)[1] if fitting else None
+
+
+def bucket_named(name: str) -> Bucket:
+    """The bucket of a folder, see `Bucket.name`."""
+    height, width, frames = map(int, name.split("x"))
+    return Bucket(height, width, frames)

@@ -91,6 +91,10 @@ class Chunks(nn.Module):
         """Blocks that are gathered and compiled one at a time."""
         return blocks(self.unet)
 
+    def refuse_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError for clips, (F, C, h, w), that the model cannot learn from."""
+        self._refuse_length(shape[0])
+
     def errors(
         self,
         clean: Tensor,

@@ -219,13 +219,17 @@ class Conditioner(nn.Module):
             latents = layer(latents, media, own, visible, chunk)
         return self.norm(latents)
 
-    def _media(self, clips: Tensor, *, time: Tensor | None, level: Tensor | None) -> Tensor:
-        """Tokens that all targets of a clip share, patches first: (B, N, D)."""
-        frames, height, width = clips.shape[1], *clips.shape[-2:]
+    def refuse_shape(self, frames: int, height: int, width: int) -> None:
+        """Raises ValueError for too many frames, or a latent grid that patches do not fill."""
         if frames > self.frames:
             raise ValueError(f"a clip of {frames} frames, but model.kind.frames={self.frames}")
         if height % self.patch or width % self.patch:
             raise ValueError(f"latents of {height} x {width} are not whole patches: model.kind.patch={self.patch}")
+
+    def _media(self, clips: Tensor, *, time: Tensor | None, level: Tensor | None) -> Tensor:
+        """Tokens that all targets of a clip share, patches first: (B, N, D)."""
+        frames = clips.shape[1]
+        self.refuse_shape(frames, *clips.shape[-2:])
         assert (time is None) == (self.time is None)
         assert (level is None) == (self.level is None)
         patches = self.patches(clips.flatten(0, 1).to(self.queries.dtype))

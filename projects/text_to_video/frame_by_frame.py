@@ -28,6 +28,7 @@ from projects.text_to_video.single_frames import (
     denoise_frames,
     errors_of_targets,
     frames_of,
+    refuse_few,
 )
 
 LEVEL, INSTEAD = 0, 1  # places in the spare draws; those from INSTEAD on replace the first frame as a target
@@ -124,6 +125,11 @@ class FrameByFrame(nn.Module):
     def units(self) -> list[nn.Module]:
         """Blocks for FSDP and compilation, none inside another."""
         return context_units(self.unet, self.conditioner)
+
+    def refuse_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError for clips, (F, C, h, w), that the model cannot learn from."""
+        self.conditioner.refuse_shape(shape[0], *shape[2:])
+        refuse_few(shape[0], self.targets)
 
     def errors(
         self,

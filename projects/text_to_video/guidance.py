@@ -85,7 +85,7 @@ def refuse_context(guidance: Guidance, *, kind: Any) -> None:
     Raises:
         ValueError: another scale than 1.
     """
-    made = kind.func if isinstance(kind, partial) else kind
+    made: Any = kind.func if isinstance(kind, partial) else kind
     if guidance.context_scale != 1.0 and not made.has_context:
         raise ValueError(
             f"sampling.guidance.context_scale={guidance.context_scale} (context_guidance_scale of a pipeline), but "

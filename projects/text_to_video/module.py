@@ -25,7 +25,8 @@ from common.optim import parameter_groups
 from common.parallel import shard
 from common.random import generator
 from common.types import Build, Pick
-from projects.text_to_video.data import NULL, ClipBatch, Clips
+from projects.text_to_video.caption_states import NULL
+from projects.text_to_video.data import ClipBatch, Clips
 from projects.text_to_video.guidance import Guidance, refuse_context
 from projects.text_to_video.layouts import LAYOUTS
 from projects.text_to_video.output import write_clip
@@ -139,12 +140,12 @@ class TextToVideo(LightningModule):
     def states(self, captions: Sequence[str]) -> Tensor:
         """States of captions, float32 (B, L, D)."""
         states: Tensor = self._part("text_encoder")(list(captions))
-        return states.float()
+        return states.half().float()  # as the table of states is
 
     def errors(self, batch: ClipBatch) -> Tensor:
         """Weighted squared error of each clip, float32 (B,)."""
         weigh = partial(self.noise.weight, kind=self.weighting, gamma=self.gamma)
-        text = self.states(batch.prompts)
+        text = self.states(batch.prompts) if batch.text is None else batch.text.float()
         errors: Tensor = self.kind.errors(
             self.clean(batch), text=text, draws=batch.draws, noise=self.noise, weigh=weigh
         )
@@ -156,8 +157,17 @@ class TextToVideo(LightningModule):
     # Evaluation
 
     def on_fit_start(self) -> None:
-        for split in ("train", "val"):
-            self._rows(split).refuse_other_codec(self.codec)
+        self._refuse_files("train", "val")
+
+    def _refuse_files(self, *splits: str) -> None:
+        """Latents, states and captions that are not for this model are refused before the first batch."""
+        tokens: Any = self.recipes["text_encoder"](tokens_only=True)
+        for split in splits:
+            rows = self._rows(split)
+            rows.refuse_other_codec(self.codec)
+            rows.refuse_captions(tokens)
+            for shape in rows.shapes:
+                self.kind.refuse_shape(shape)
 
     def on_validation_epoch_start(self) -> None:
         self.scores.start(["val"], self.device)
@@ -177,8 +187,7 @@ class TextToVideo(LightningModule):
             raise ValueError(
                 "a test needs model.clip (similarity) or model.world=true (captions of the built-in world)"
             )
-        for view in self._data().test_recipes:
-            self._rows(f"test/{view}").refuse_other_codec(self.codec)
+        self._refuse_files(*(f"test/{view}" for view in self._data().test_recipes))
 
     def on_test_epoch_start(self) -> None:
         self.scores.start(list(self._data().test_recipes), self.device)
@@ -195,11 +204,20 @@ class TextToVideo(LightningModule):
         return self.scores.report()
 
     def _score(self, batch: ClipBatch, *, view: str, split: str, chosen: Tensor) -> None:
-        rows = [self._rows(split).clips[number] for number in batch.rows[chosen].tolist()]
+        data = self._rows(split)
+        rows = [data.clips[number] for number in batch.rows[chosen].tolist()]
         if rows:
             ids, captions = [row.id for row in rows], [row.caption for row in rows]
-            clips = self.generate(captions, names=ids, frames=batch.draws.noise.shape[1], shape=self._shape(batch))
-            self.scores.update(view, ids=ids, captions=captions, clips=clips)
+            clips = self.generate(
+                captions,
+                names=ids,
+                frames=batch.draws.noise.shape[1],
+                shape=self._shape(batch),
+                states=data.states_of([*captions, NULL]),
+            )
+            # The tracker reads captions as the built-in world writes them.
+            shown = [row.shown for row in rows] if self.scores.world else captions
+            self.scores.update(view, ids=ids, captions=shown, clips=clips)
 
     @staticmethod
     def _shape(batch: ClipBatch) -> tuple[int, ...]:
@@ -215,6 +233,7 @@ class TextToVideo(LightningModule):
         frames: int,
         shape: tuple[int, ...],
         first: Tensor | None = None,
+        states: Tensor | None = None,
     ) -> Tensor:
         """Clips of captions.
 
@@ -224,11 +243,12 @@ class TextToVideo(LightningModule):
             frames: F.
             shape: C, h, w of a latent.
             first: first frames, uint8 (B, 3, H, W), where they are given.
+            states: of the captions and, last, of the null one, (B + 1, L, D); None encodes them.
 
         Returns:
             uint8 (B, F, 3, H, W), 0..255.
         """
-        states = self.states([*captions, NULL])
+        states = self.states([*captions, NULL]) if states is None else states.to(self.device).float()
         latents = self.kind.sample(
             text=states[:-1],
             null_text=states[-1:],
@@ -252,8 +272,9 @@ class TextToVideo(LightningModule):
 
     def _sampled(self, rows: Clips, number: int) -> SampledClip:
         """One row; where latents are cached, its truth is what the autoencoder makes of them."""
-        clip, (frames, *shape) = rows.clips[number], rows.shape
-        made = self.generate([clip.caption], names=[clip.id], frames=frames, shape=tuple(shape))[0]
+        clip, (frames, *shape) = rows.clips[number], rows.shape_of(number)
+        states = rows.states_of([clip.caption, NULL])
+        made = self.generate([clip.caption], names=[clip.id], frames=frames, shape=tuple(shape), states=states)[0]
         truth = rows[Pick(number, number, 1.0)].values
         if rows.cache is not None:
             truth = self._decoded(truth[:, : self.codec.channels].float().to(self.device))

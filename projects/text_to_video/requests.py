@@ -17,6 +17,7 @@ from common.types import Pick
 from common.video.decode import read
 from common.video.transform import center_crop, resize_short_side, to_channels_first
 from projects.text_to_video.output import stem_of
+from projects.text_to_video.told import told
 
 
 class Asked(NamedTuple):
@@ -70,6 +71,8 @@ class Captions(Dataset[Asked]):
         size: list[int],
         latent: list[int],
         objects: int | None = None,
+        captions: str | None = None,
+        keep_originals: bool = False,
     ) -> None:
         """
         Args:
@@ -82,12 +85,19 @@ class Captions(Dataset[Asked]):
             size: H, W of the frames.
             latent: C, h, w of a latent.
             objects: of `table`, only captions of the built-in world that name so many objects.
+            captions: folder of rewritten captions (`prepare task=recaption`), in place of those of `table`.
+            keep_originals: whether rows of `table` without a rewritten caption keep their own.
 
         Raises:
+            CaptionError: rows of `table` have no rewritten caption.
             ValueError: the request or its file is not of this form.
         """
         self.frames, self.fps, self.size, self.latent = frames, fps, (size[0], size[1]), tuple(latent)
         self.asked = _asked(request, Path(table), objects)
+        if request["prompt"] is None and request["file"] is None:
+            ids, prompts = [each.id for each in self.asked], [each.prompt for each in self.asked]
+            new = told(ids, prompts, rewritten=captions, keep_originals=keep_originals, key="data.predict.captions")
+            self.asked = [each._replace(prompt=prompt) for each, prompt in zip(self.asked, new, strict=True)]
         _refuse_twice(self.asked)
         firsts = {bool(each.first) for each in self.asked}
         if len(firsts) > 1:

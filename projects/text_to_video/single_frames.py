@@ -91,6 +91,15 @@ def chosen_targets(targets: Tensor, count: int) -> Tensor:
     return targets[:, :count]
 
 
+def refuse_few(frames: int, targets: int) -> None:
+    """Raises ValueError for clips with fewer frames than a step learns of each."""
+    if frames < targets:
+        raise ValueError(
+            f"clips of {frames} frames, but a step learns model.kind.targets={targets} of each; lower it, or leave out "
+            "such short clips (data.*.buckets)"
+        )
+
+
 def branch_predictions(
     unet: UNet2DConditionModel,
     noisy: Tensor,

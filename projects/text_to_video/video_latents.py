@@ -7,6 +7,7 @@ caption, frames, bucket, fps, repeated, video and what else its source tells of 
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ class VideoLatents(Mapping[str, Tensor]):
     Attributes:
         rows: of `clips.jsonl`, those of the buckets that are open, in the order of their source.
         settings: of the first bucket: what all have in common, and its size and length.
+        others: number of clips in the buckets that are not open, by name of the bucket.
     """
 
     def __init__(self, folder: str | Path, *, settings: Settings) -> None:
@@ -107,9 +109,16 @@ class VideoLatents(Mapping[str, Tensor]):
         fitting = [name for name, found in made_with.items() if all(found[key] == shape[key] for key in shape)]
         self._buckets = {name: self._open(name, settings) for name in fitting or made_with}
         assert fitting or not made_with, "a bucket of another shape has been opened"
-        self.rows = [row for row in read_jsonl(self.folder / INDEX) if row["bucket"] in self._buckets]
+        rows = read_jsonl(self.folder / INDEX)
+        self.rows = [row for row in rows if row["bucket"] in self._buckets]
+        self.others = dict(Counter(row["bucket"] for row in rows if row["bucket"] not in self._buckets))
         self.settings = next((made_with[name] for name in fitting), {})
         self._where = {row["id"]: row["bucket"] for row in self.rows}
+
+    @property
+    def buckets(self) -> list[str]:
+        """Names of those that are open."""
+        return list(self._buckets)
 
     def _open(self, name: str, settings: Settings) -> Cache:
         try:

@@ -165,3 +165,22 @@ def test_words_that_a_vocabulary_lacks_are_warned_of_once(caplog: pytest.LogCapt
     assert [record.message for record in caplog.records] == [
         'the prompt "push the teapot" has words that the vocabulary of the text encoder lacks'
     ]
+
+
+def test_tokens_alone_need_no_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, random = ClipText(weights=TINY, max_tokens=32), random_text()
+    monkeypatch.setattr("common.encoders.text._tower", None)
+    tokens = ClipText(weights=TINY, max_tokens=32, tokens_only=True)
+    assert (tokens.identity, tokens.width, tokens.dtype) == (whole.identity, whole.width, whole.dtype)
+    assert torch.equal(tokens.tokenise(PROMPTS), whole.tokenise(PROMPTS))
+    assert random_text(tokens_only=True).identity == random.identity != whole.identity
+    assert not list(tokens.parameters())
+    with pytest.raises(ValueError, match="has 32 places"):
+        ClipText(weights=TINY, max_tokens=33, tokens_only=True)
+
+
+def test_lengths_are_those_of_ids_that_nothing_cuts() -> None:
+    ours = ClipText(weights=TINY, max_tokens=32, tokens_only=True)
+    prompts = [*PROMPTS, "turn the ring back " * 20]
+    assert ours.lengths(prompts) == [len(row) for row in ours.tokenizer(prompts)["input_ids"]]
+    assert ours.lengths(prompts)[-1] == 82
