@@ -138,10 +138,10 @@ def test_gradients_reach_the_tower_through_the_loss(condition: str) -> None:
     add_lora(tower.vision, targets=["q_proj", "v_proj", "fc1", "fc2"], rank=2, alpha=2)
     model = build(condition=condition, patch_width=16 if condition == "patches" else None)
     pixels = torch.randint(256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    seen = tower(pixels)
-    given = batch(2) | {"embeddings": seen.embeddings.unflatten(0, (2, 2))}
+    given = batch(2) | {"embeddings": tower.images(pixels).unflatten(0, (2, 2))}
     if condition == "patches":
-        given["patches"] = seen.patches.unflatten(0, (2, 2))
+        seen = tower(pixels)
+        given |= {"embeddings": seen.embeddings.unflatten(0, (2, 2)), "patches": seen.patches.unflatten(0, (2, 2))}
     model.errors(**given).mean().backward()
     second = {name: each.grad for name, each in tower.named_parameters() if "lora_B" in name}
     assert len(second) == 8
