@@ -1,6 +1,5 @@
-"""Models side by side on the same cases: one table before / after, and what each model answered."""
+"""The preparation task that asks models the same and puts what they answered side by side."""
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,20 +9,16 @@ from typing import Any, NamedTuple
 import torch
 
 from common.encoders.tower import ContrastiveTower, load_tower
-from common.files import atomic_write_text, digest
+from common.files import digest
 from common.made import make_folder
-from common.metrics.interval import wilson
-from common.metrics.paired import compare_paired
-from common.metrics.table import Report, as_json, show
 from common.weights.source import Weights, weights_folder
-from projects.genhancer.benchmarks.outcome import Benchmark, BenchmarkError, Outcome, write_csv
+from projects.genhancer.benchmarks.comparison import TABLE, Outcomes, write
+from projects.genhancer.benchmarks.outcome import Benchmark
 from projects.genhancer.benchmarks.reader import PREPROCESSORS, Preprocess, Reader
 
 log = logging.getLogger(__name__)
-REPORT, TABLE, ANSWERS, LEFT_OUT = "report.json", "table.csv", "predictions", "left_out.csv"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model")
 FORMAT = 1  # of what is written
-Outcomes = dict[str, dict[str, Outcome]]  # by benchmark and model
 
 
 def tower_benchmarks(
@@ -116,40 +111,6 @@ def full_float32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = convolutions
 
 
-def compared(outcomes: Outcomes) -> Report:
-    """Rows by benchmark, measure and group; columns by model, and for each but the first its change and p-value.
-
-    Raises:
-        BenchmarkError: the models were not asked the same.
-    """
-    report: Report = {}
-    for row, cases in _rows(outcomes):
-        names = list(cases)
-        report[row] = {name: wilson(sum(right), len(right)) for name, right in cases.items()}
-        for name in names[1:]:
-            paired = compare_paired(cases[names[0]], cases[name])
-            report[row] |= {f"{name} - {names[0]}": paired.change, f"p of {name}": paired.p}
-    return report
-
-
-def write(folder: Path, outcomes: Outcomes) -> None:
-    """The table on the terminal, as JSON and as CSV, and the answers."""
-    report = compared(outcomes)
-    show(report, title="share of cases that are right (95 % interval)")
-    content = {"rows": as_json(report), "chance": _chance(outcomes)}
-    atomic_write_text(folder / REPORT, json.dumps(content, indent=2) + "\n")
-    write_csv(folder / TABLE, _flat(outcomes))
-    left_out = []
-    for name, by_model in outcomes.items():
-        for model, outcome in by_model.items():
-            write_csv(folder / ANSWERS / f"{name}.{model}.csv", outcome.answers)
-        first = next(iter(by_model.values()))
-        left_out += [{"benchmark": name, "file": file, "reason": why} for file, why in first.left_out.items()]
-    if left_out:
-        write_csv(folder / LEFT_OUT, left_out)
-        log.warning("%d files were left out; see %s", len(left_out), LEFT_OUT)
-
-
 class _Parts(NamedTuple):
     """Folders of a model's weights, tokenizer and preprocessor."""
 
@@ -204,50 +165,3 @@ def _ask(
         for name, benchmark in benchmarks.items():
             outcomes[name][model] = benchmark.run(reader)
     return outcomes
-
-
-def _rows(outcomes: Outcomes) -> Iterator[tuple[str, dict[str, Sequence[bool]]]]:
-    """Names of rows, and which cases each model has right, in the same order."""
-    for name, by_model in outcomes.items():
-        first = next(iter(by_model.values()))
-        for measure, found in first.measures.items():
-            for group in found.names():
-                parts = {model: outcome.measures[measure].within(group) for model, outcome in by_model.items()}
-                if len({tuple(part.ids) for part in parts.values()}) > 1:
-                    raise BenchmarkError(f"{name}: the models were asked different cases; run it again")
-                yield f"{name}/{measure}/{group}", {model: part.right for model, part in parts.items()}
-
-
-def _flat(outcomes: Outcomes) -> list[dict[str, Any]]:
-    """The table in numbers: a row for each row of the report and each model."""
-    flat = []
-    for row, cases in _rows(outcomes):
-        first = next(iter(cases.values()))
-        for model, right in cases.items():
-            paired = compare_paired(first, right)
-            flat.append(
-                {
-                    "row": row,
-                    "model": model,
-                    "cases": len(right),
-                    "right": sum(right),
-                    "share": paired.after.value,
-                    "low": paired.after.low,
-                    "high": paired.after.high,
-                    "change": paired.change.value,
-                    "change_low": paired.change.low,
-                    "change_high": paired.change.high,
-                    "gained": paired.gained,
-                    "lost": paired.lost,
-                    "p": paired.p,
-                }
-            )
-    return flat
-
-
-def _chance(outcomes: Outcomes) -> dict[str, float]:
-    return {
-        f"{name}/{measure}": share
-        for name, by_model in outcomes.items()
-        for measure, share in next(iter(by_model.values())).chance.items()
-    }
