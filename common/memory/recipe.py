@@ -7,6 +7,7 @@ from typing import Any
 
 # What cannot be traced without storage. Fused kernels would store less than the plain ones that are counted instead.
 OFF = {"compile_blocks": False, "liger": False, "quantize": False}
+TOKENIZER = "common/tiny/weights/clip"  # of a text encoder that has none beside its weights: only their number counts
 PARTS = ("vision", "language_model")  # names of published parts, where a model is composed of them
 
 
@@ -27,6 +28,7 @@ def unloaded(node: Any) -> Any:
         changed["architecture"] = json.loads(folder.read_text())
     changed |= {name: value for name, value in OFF.items() if name in node}
     changed |= {name: None for name in PARTS if name in node}
+    changed |= {"tokenizer": TOKENIZER} if node.get("tokenizer", "") is None else {}
     return changed | {"weights": "random"}
 
 

@@ -187,11 +187,13 @@ def _as_on(machine: Machine, *, autocast: bool) -> Iterator[None]:
 
 
 def _stay_or(move: Any) -> Any:
-    """`nn.Module.to` without its moves to a device; casts are done."""
+    """`nn.Module.to` without its moves to a device and its casts to what a module is already; other casts are done."""
 
     def to(module: nn.Module, *args: Any, **settings: Any) -> nn.Module:
-        (device,) = args if len(args) == 1 and not settings else (None,)
-        if isinstance(device, str | int | torch.device):
+        (wanted,) = args if len(args) == 1 and not settings else (None,)
+        if isinstance(wanted, str | int | torch.device):
+            return module
+        if isinstance(wanted, torch.dtype) and all(each.dtype == wanted for each in module.parameters()):
             return module
         moved: nn.Module = move(module, *args, **settings)
         return moved

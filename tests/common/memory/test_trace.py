@@ -94,3 +94,18 @@ def test_nothing_is_read_for_a_model_that_is_not_there(tmp_path: Path) -> None:
     assert run.traced("own").sizes.trained_count == 4_206_592
     assert run.traced("own").sizes.frozen_count == 6_738_440_192
     assert not torch.cuda.is_initialized()
+
+
+def test_frozen_parts_that_a_step_builds_are_counted(tmp_path: Path) -> None:
+    """An autoencoder and a text encoder outside the module's tree, whose published weights are not there."""
+    words = ("model=text_to_video_distributed_quarter", "model.kind.depth=1", "model.kind.frames=8", "batch.global=1")
+    words += ("model.text_encoder.weights=somewhere/else", "model.text_encoder.tokenizer=null")
+    words += ("data.example.frames=8", "data.example.latent=[4,16,16]", f"paths.data='{tmp_path}'")
+    held = {}
+    for layers in (1, 5):
+        layer = f"model.text_encoder.architecture.num_hidden_layers={layers}"
+        needed = memory_run(configure("text_to_video_distributed", *words, layer)).need()
+        held[layers] = needed.activations
+    width = 256
+    layer_size = 4 * (width * width + width) + 2 * 4 * width * width + 5 * width + 4 * width
+    assert held[5] - held[1] == 4 * 4 * layer_size
