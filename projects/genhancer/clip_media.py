@@ -15,6 +15,7 @@ from projects.genhancer.media import Choose, Shown, decoded, files_below, hash_o
 from projects.genhancer.sampling import Seconds
 
 VIDEOS = frozenset({".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".gif"})
+LATE = 0.1  # of a period, by which the last frame may come too early: webm rounds times to milliseconds
 TABLE = "clips.jsonl"  # beside the tars of a split
 
 
@@ -139,4 +140,4 @@ def at_rate(seconds: Seconds, fps: float | None) -> NDArray[np.int64]:
         return np.arange(len(seconds))
     if fps <= 0:
         raise ValueError(f"fps={fps} must be above 0")
-    return np.unique(nearest_to_times(seconds, np.arange(int(seconds[-1] * fps + 0.5) + 1) / fps))
+    return np.unique(nearest_to_times(seconds, np.arange(int(seconds[-1] * fps + LATE) + 1) / fps))

@@ -245,9 +245,13 @@ class Clips(Images):
             self._leave_out_short(max_short)
 
     def _leave_out_short(self, max_short: float) -> None:
-        views = {number: View(self.media.seconds(number)) for number in self.numbers}
-        kept = [number for number, view in views.items() if self.sampler.candidates(view)]
-        short = [self.media.name(number) for number in self.numbers if number not in {*kept}]
+        kept, short = [], []
+        for number in self.numbers:
+            views = [View(self.media.seconds(number), None, progress) for progress in self.sampler.phases]
+            if all(self.sampler.candidates(view) for view in views):
+                kept.append(number)
+            else:
+                short.append(self.media.name(number))
         if len(short) > max_short * len(self.numbers):
             raise ValueError(
                 f"data.{self.split}: {len(short)} of {len(self.numbers)} clips have no window of "

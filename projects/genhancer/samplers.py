@@ -44,8 +44,12 @@ class Sampler(Protocol):
     def needs_frames(self) -> bool:
         """Whether it looks at the pictures, all of them."""
 
+    @property
+    def phases(self) -> Sequence[float]:
+        """Shares of the run at which what may be chosen changes, 0 first."""
+
     def candidates(self, view: View) -> list[Choice]:
-        """All that may be chosen; none where the clip is too short. Without progress: at the start of the run."""
+        """All that may be chosen at that time of the run; none where the clip is too short."""
 
     def pick(self, view: View, *, source: Generator) -> Choice:
         """One of the candidates, by numbers from `source`."""
@@ -58,6 +62,7 @@ class Triplets:
     """Start and end of a clip, or of a part of it, are shown; the middle is rebuilt."""
 
     needs_frames = False
+    phases: Sequence[float] = (0.0,)
 
     def __init__(
         self,
@@ -91,6 +96,7 @@ class Sliding:
     """`count` frames at equal steps are shown, the next is rebuilt. One frame: next-frame prediction."""
 
     needs_frames = False
+    phases: Sequence[float] = (0.0,)
 
     def __init__(
         self,
@@ -154,6 +160,10 @@ class Dilated:
         for begin in {0.0, *(begin for begin, _ in self.schedule)}:
             weights_at(begin, self.schedule)
 
+    @property
+    def phases(self) -> Sequence[float]:
+        return [begin for begin, _ in self.schedule]
+
     def candidates(self, view: View) -> list[Choice]:
         return [choice for found in self._by_dilation(view).values() for choice in found]
 
@@ -190,6 +200,7 @@ class BySsim:
     """The frames that differ most by SSIM; all but the middle one are shown."""
 
     needs_frames = True
+    phases: Sequence[float] = (0.0,)
 
     def __init__(self, *, count: int = 2, min_gap: float = 0.0) -> None:
         """
@@ -214,6 +225,7 @@ class ByFlow:
     """First and last frame are shown, the one at half of the motion between them is rebuilt."""
 
     needs_frames = True
+    phases: Sequence[float] = (0.0,)
 
     def __init__(self, *, min_motion: float = 0.01, min_gap: float = 0.0) -> None:
         """
