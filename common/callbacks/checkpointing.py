@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ class Checkpointing(Callback):
         keep_best: int,
         objective: str,
         direction: str,
+        also: Sequence[int] = (),
         generation: int | None = None,
     ) -> None:
         """
         Args:
             run: the run folder.
             every: optimizer steps between checkpoints; the last step is always saved.
+            also: further steps that are saved.
             keep_last: newest checkpoints that stay.
             keep_best: checkpoints that stay for their score.
             objective: name of the validation metric that is the score.
@@ -57,7 +59,7 @@ class Checkpointing(Callback):
             raise ValueError(f"callbacks.checkpointing.keep_last={keep_last}: at least 1, or a run could not go on")
         self.run = Path(run)
         self.folder = self.run / files.FOLDER
-        self.every = every
+        self.every, self.also = every, frozenset(also)
         self.keep_last, self.keep_best = keep_last, keep_best
         self.objective, self.direction = objective, direction
         self.generation = generation
@@ -94,7 +96,7 @@ class Checkpointing(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         step = trainer.global_step
         boundary = trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches == 0
-        due = step % self.every == 0 or step == trainer.max_steps
+        due = step % self.every == 0 or step in self.also or step == trainer.max_steps
         if boundary and due and not self._validation_is_due(trainer):
             self.save(trainer)
 

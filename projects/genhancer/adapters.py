@@ -15,6 +15,7 @@ def adapt(
     rank: int,
     alpha: int,
     dropout: float = 0.0,
+    projection: bool = True,
     biases: bool = False,
     seed: int = 0,
 ) -> list[str]:
@@ -22,10 +23,11 @@ def adapt(
 
     Args:
         tower: changed in place.
-        targets: ends of names of layers, such as "q_proj" or "visual_projection".
+        targets: ends of names of layers of the vision tower, such as "q_proj".
         rank: r of the factors.
         alpha: the update is scaled by alpha / rank.
         dropout: on the adapters' input.
+        projection: whether the projection into the shared space is adapted too, where there is one.
         biases: whether the biases of adapted layers learn too, as in the published code.
         seed: of the first factor.
 
@@ -35,7 +37,9 @@ def adapt(
     Raises:
         ValueError: a target that matches nothing there, with the names that there are.
     """
-    layers = vision_layers(tower)
+    layers, extra = vision_layers(tower), _projection(tower)
+    if extra is not None:
+        layers.remove(extra)
     for target in targets:
         if not any(_ends(name, target) for name in layers):
             ends = sorted({name.rpartition(".")[2] for name in layers})
@@ -44,6 +48,8 @@ def adapt(
                 f"{', '.join(ends)}"
             )
     chosen = [name for name in layers if any(_ends(name, target) for target in targets)]
+    if projection and extra is not None:
+        chosen.append(extra)
     add_lora(tower.model, targets=chosen, rank=rank, alpha=alpha, dropout=dropout, seed=seed)
     for name in chosen if biases else ():
         bias = tower.model.get_submodule(name).base_layer.bias
@@ -81,6 +87,12 @@ def vision_layers(tower: ContrastiveTower) -> list[str]:
         and name.rpartition(".")[0] not in attention
         and f".{ADAPTER}" not in name
     ]
+
+
+def _projection(tower: ContrastiveTower) -> str | None:
+    """Name in `tower.model` of the projection, if there is one."""
+    found = [name for name, module in tower.model.named_modules() if module is tower.projection]
+    return found[0] if found else None
 
 
 def _sides(tower: ContrastiveTower) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ TOWER = {
 ADAPTERS = {
     "_target_": "projects.genhancer.adapters.adapt",
     "_partial_": True,
-    "targets": ["q_proj", "v_proj", "fc1", "visual_projection"],
+    "targets": ["q_proj", "v_proj", "fc1"],
     "rank": 2,
     "alpha": 4,
 }

@@ -51,7 +51,7 @@ def test_every_adapter_gets_a_gradient_and_none_is_of_texts(family: str) -> None
     clip = family == "clip"
     tower = load_tower(weights=TINY) if clip else load_tower(weights="random", architecture=SIGLIP)
     plain = tower.images(pictures(tower))
-    names = adapt(tower, targets=[*TARGETS, *(["visual_projection"] if clip else [])], rank=2, alpha=2)
+    names = adapt(tower, targets=TARGETS, rank=2, alpha=2)
     assert torch.equal(tower.images(pictures(tower)), plain)
     assert len(names) == (4 * 6 + 1 if clip else 2 * 6 + 2)  # SigLIP: the two layers of its pooling head
     assert all(name.startswith(("vision_model.", "visual_projection.")) for name in trained(tower))
@@ -69,7 +69,7 @@ def test_every_adapter_gets_a_gradient_and_none_is_of_texts(family: str) -> None
 def test_published_numbers_of_the_large_tower() -> None:
     with torch.device("meta"):
         tower = load_tower(weights="random", architecture=LARGE)
-        adapt(tower, targets=[*TARGETS, "visual_projection"], rank=16, alpha=16, dropout=0.1, biases=True)
+        adapt(tower, targets=TARGETS, rank=16, alpha=16, dropout=0.1, biases=True)
     sizes = {name: parameter.numel() for name, parameter in tower.model.named_parameters() if parameter.requires_grad}
     factors = sum(size for name, size in sizes.items() if "lora_" in name)
     assert factors == 24 * (4 * 2048 + 2 * 5120) * 16 + (1024 + 768) * 16 == 7_106_560
@@ -95,6 +95,12 @@ def test_a_whole_tower_learns_but_its_texts_do_not() -> None:
     every = {name for name, _ in tower.model.named_parameters()}
     assert set(trained(tower)) == {name for name in every if name.startswith(("vision_model.", "visual_projection."))}
     assert {tower.model.get_parameter(name).dtype for name in trained(tower)} == {torch.float32}
+
+
+def test_the_projection_may_be_left_out() -> None:
+    tower = load_tower(weights=TINY)
+    adapt(tower, targets=["fc1"], rank=2, alpha=2, projection=False)
+    assert not any(name.startswith("visual_projection") for name in trained(tower))
 
 
 def test_a_target_of_the_text_tower_alone_is_refused() -> None:
