@@ -140,7 +140,7 @@ class TextToVideo(LightningModule):
     def states(self, captions: Sequence[str]) -> Tensor:
         """States of captions, float32 (B, L, D)."""
         states: Tensor = self._part("text_encoder")(list(captions))
-        return states.half().float()  # as the table of states is
+        return states.float()
 
     def errors(self, batch: ClipBatch) -> Tensor:
         """Weighted squared error of each clip, float32 (B,)."""
