@@ -42,18 +42,12 @@ class FrameCache:
     def __len__(self) -> int:
         return len(self._cache)
 
-    def of(self, name: str, crop: int | None, frames: Sequence[int]) -> Tensor:
-        """The entries of some frames in one crop: (len(frames), ...).
+    def __contains__(self, name: str) -> bool:
+        return name in self._cache
 
-        Raises:
-            ValueError: the cache has no such row.
-        """
+    def of(self, name: str, crop: int | None, frames: Sequence[int]) -> Tensor:
+        """The entries of some frames of a row in one crop: (len(frames), ...)."""
         assert crop is not None, "a cache is of fixed crops"
-        if name not in self._cache:
-            raise ValueError(
-                f"{self.folder} lacks {name}: it failed when the cache was made (failures.json says why); take it out "
-                f"of the data, or set {self.key}=null"
-            )
         return self._cache[name][crop, list(frames)]
 
 

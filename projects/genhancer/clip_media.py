@@ -91,6 +91,7 @@ class VideoFiles:
             self.rows: list[dict[str, Any]] = [{"id": file, "video": file} for file in files_below(self.folder, VIDEOS)]
         else:
             self.rows = read_jsonl(Path(table))
+        self._seconds: dict[int, Seconds] = {}
         if len({row["id"] for row in self.rows}) < len(self.rows) or not self.rows:
             raise ValueError(f"{table or folder} lists no videos, or two of one id")
 
@@ -111,8 +112,10 @@ class VideoFiles:
         return None if label is None else str(label)
 
     def seconds(self, number: int) -> Seconds:
-        info = probe(self._path(number), backend=self.backend)
-        return info.seconds[at_rate(info.seconds, self.fps)]
+        if number not in self._seconds:
+            info = probe(self._path(number), backend=self.backend)
+            self._seconds[number] = info.seconds[at_rate(info.seconds, self.fps)]
+        return self._seconds[number]
 
     def show(self, number: int, choose: Choose) -> Shown:
         times: list[Seconds] = []

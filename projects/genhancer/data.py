@@ -77,6 +77,16 @@ class Images(Dataset[Sample]):
         settings = {"rows": self.media.fingerprint, **crops.settings()}
         self.latents = None if latents is None else open_latents(latents, {**settings, "size": target})
         self.embeddings = None if embeddings is None else open_embeddings(embeddings, {**settings, "size": size})
+        self._leave_out_failed()
+
+    def _leave_out_failed(self) -> None:
+        """Leaves out what could not be read when a cache was made; the task has limited how much."""
+        for cache in (self.latents, self.embeddings):
+            if cache is not None and len(cache) < len(self.media):
+                kept = [number for number in self.numbers if self.media.name(number) in cache]
+                lost = len(self.numbers) - len(kept)
+                log.info("data.%s: %d rows are not in %s and left out", self.split, lost, cache.folder)
+                self.numbers = kept
 
     def __len__(self) -> int:
         return len(self.numbers)
