@@ -1,5 +1,6 @@
 """Clips as rows: whole in tars, or as video files that are decoded when they are asked for."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,35 +38,44 @@ class ClipTars:
         table = self.folder / TABLE
         if not table.is_file():
             raise ValueError(f"{table} is not there; make it with python -m launchers.prepare task=clip_frames")
-        self.rows: list[dict[str, Any]] = read_jsonl(table)
+        rows = read_jsonl(table)
         self.samples = TarSamples(find_tars(self.folder))
         keys = [self.samples.key(number) for number in range(len(self.samples))]
-        if keys != [row["key"] for row in self.rows]:
+        if keys != [row["key"] for row in rows]:
             raise ValueError(
-                f"{table} lists {len(self.rows)} clips, the tars beside it hold {len(keys)}, and they should be the "
-                "same in one order; a clip lies whole in one tar. Run task=clip_frames into a new folder"
+                f"{table} lists {len(rows)} clips, the tars beside it hold {len(keys)}, and they should be the same in "
+                "one order; a clip lies whole in one tar. Run task=clip_frames into a new folder"
             )
+        # Columns: a list of rows would grow in every loader process that touches it.
+        self._names = np.array([row["id"] for row in rows], np.str_)
+        self._starts = np.cumsum([0, *(len(row["seconds"]) for row in rows)])
+        self._seconds = np.concatenate([np.zeros(0), *(np.array(row["seconds"], np.float64) for row in rows)])
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._names)
 
     @property
     def fingerprint(self) -> str:
         return hash_of([self.samples.fingerprint, digest(self.folder / TABLE)])
 
     def name(self, number: int) -> str:
-        return str(self.rows[number]["id"])
+        return str(self._names[number])
+
+    def row(self, number: int) -> dict[str, Any]:
+        """All that is told of a clip: label, caption, source, seconds and numbers of its frames there, and its size."""
+        return dict(json.loads(self.samples.read(number, "json")))
 
     def label(self, number: int) -> str | None:
-        label = self.rows[number]["label"]
+        label = self.row(number)["label"]
         return None if label is None else str(label)
 
     def seconds(self, number: int) -> Seconds:
-        return np.array(self.rows[number]["seconds"], np.float64)
+        return self._seconds[self._starts[number] : self._starts[number + 1]]
 
     def show(self, number: int, choose: Choose) -> Shown:
         seconds = self.seconds(number)
-        return Shown(np.stack([decoded(self.samples, number, f"{frame}.jpg") for frame in choose(seconds)]), seconds)
+        frames = [decoded(self.samples, number, f"{frame}.jpg") for frame in choose(seconds)]
+        return Shown(np.stack(frames), seconds)
 
 
 class VideoFiles:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator
 
+from common.video.sample import ROUNDING
 from projects.genhancer.motion import by_flow, by_ssim
 from projects.genhancer.sampling import (
     Choice,
@@ -15,7 +16,6 @@ from projects.genhancer.sampling import (
     Phase,
     Seconds,
     draw_dilation,
-    gap,
     guard,
     sliding,
     triplets,
@@ -248,7 +248,12 @@ class ByFlow:
 
 def _apart(choices: list[Choice], view: View, min_gap: float) -> list[Choice]:
     """Those whose target lies far enough from its conditions."""
-    return [choice for choice in choices if gap(choice, view.seconds) >= max(min_gap - 1e-6, 1e-9)]
+    times, least = view.seconds.tolist(), max(min_gap - ROUNDING, ROUNDING)
+    return [
+        choice
+        for choice in choices
+        if min(abs(times[frame] - times[choice.target]) for frame in choice.conditions) >= least
+    ]
 
 
 def _one(sampler: Sampler, view: View, source: Generator, min_gap: float) -> Choice:

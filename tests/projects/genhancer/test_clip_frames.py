@@ -69,7 +69,7 @@ def test_clips_lie_whole_in_tars_with_times_and_sources(videos: Path, tmp_path: 
     assert [train.name(row) for row in range(3)] == ["a", "b", "c.d"]
     assert [numbers(train, row) for row in range(3)] == [[*range(6)], [*range(100, 105)], [*range(200, 207)]]
     assert train.seconds(0).tolist() == pytest.approx((np.arange(6) / 8).tolist(), abs=1e-3)
-    assert train.rows[2]["source"] == "c.d.mp4"
+    assert train.row(2)["source"] == "c.d.mp4"
     assert [numbers(ClipTars(folder=str(tmp_path / "val")), row)[0] for row in range(2)] == [300, 400]
 
 
@@ -193,7 +193,7 @@ def test_one_size_for_all_frames_of_a_clip(
     for row in range(3):
         shown = media.show(row, lambda seconds: range(len(seconds))).frames
         assert shown.shape == (3, *shape, 3)
-        assert (media.rows[row]["height"], media.rows[row]["width"]) == shape
+        assert (media.row(row)["height"], media.row(row)["width"]) == shape
 
 
 # Labels
@@ -249,7 +249,7 @@ def test_labels_of_something_something_are_kept(tmp_path: Path) -> None:
     }
     assert ClipTars(folder=str(tmp_path / "answered" / "test")).label(0) == "Covering something with something"
     train = ClipTars(folder=str(tmp_path / "set" / "train"))
-    assert train.rows[1]["caption"] == "pushing a pen from left to right"
+    assert train.row(1)["caption"] == "pushing a pen from left to right"
     assert numbers(train, 1) == [*range(200, 207)]
     # The label is in the tar as well, under a name that every reader of WebDataset keeps.
     with tarfile.open(tmp_path / "set" / "val" / "shard_00000.tar") as tar:
@@ -271,7 +271,7 @@ def test_a_table_of_a_folder(tmp_path: Path) -> None:
     source = VideoFolder(folder=str(tmp_path / "videos"), table=str(tmp_path / "table.jsonl"))
     clip_frames(source=source, folder=str(tmp_path / "set"), **SETTINGS)
     media = ClipTars(folder=str(tmp_path / "set" / "val"))
-    assert (media.name(0), media.label(0), media.rows[0]["caption"]) == ("x.1", "jump", None)
+    assert (media.name(0), media.label(0), media.row(0)["caption"]) == ("x.1", "jump", None)
 
 
 def test_the_built_in_clips_tell_their_direction(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_the_built_in_clips_tell_their_direction(tmp_path: Path) -> None:
     for row in range(6):
         things = told[media.name(row)]["things"]
         assert media.label(row) == (things[0]["direction"] if len(things) == 1 else None)
-        assert media.rows[row]["caption"]
+        assert media.row(row)["caption"]
 
 
 # What is left out, and what is refused
