@@ -1,6 +1,7 @@
 """Clips as rows: whole in tars, or as video files that are decoded when they are asked for."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,6 @@ class VideoFiles:
             self.rows: list[dict[str, Any]] = [{"id": file, "video": file} for file in files_below(self.folder, VIDEOS)]
         else:
             self.rows = read_jsonl(Path(table))
-        self._seconds: dict[int, Seconds] = {}
         if len({row["id"] for row in self.rows}) < len(self.rows) or not self.rows:
             raise ValueError(f"{table or folder} lists no videos, or two of one id")
 
@@ -122,10 +122,7 @@ class VideoFiles:
         return None if label is None else str(label)
 
     def seconds(self, number: int) -> Seconds:
-        if number not in self._seconds:
-            info = probe(self._path(number), backend=self.backend)
-            self._seconds[number] = info.seconds[at_rate(info.seconds, self.fps)]
-        return self._seconds[number]
+        return _times(self._path(number), self.fps, self.backend)
 
     def show(self, number: int, choose: Choose) -> Shown:
         times: list[Seconds] = []
@@ -142,6 +139,13 @@ class VideoFiles:
 
     def _path(self, number: int) -> Path:
         return self.folder / str(self.rows[number]["video"])
+
+
+@lru_cache(maxsize=1 << 18)
+def _times(path: Path, fps: float | None, backend: str) -> Seconds:
+    """Times of the frames of a file; each file is looked into once."""
+    seconds = probe(path, backend=backend).seconds
+    return seconds[at_rate(seconds, fps)]
 
 
 def at_rate(seconds: Seconds, fps: float | None) -> NDArray[np.int64]:
