@@ -77,6 +77,7 @@ class Clips(Dataset[Sample]):
         context_dropout: float,
         seed: int,
         strata: int = 1,
+        shift: float = 1.0,
         captions: str | None = None,
         keep_originals: bool = False,
         states: str | None = None,
@@ -103,6 +104,7 @@ class Clips(Dataset[Sample]):
             context_dropout: share of clips that lose their other frames.
             seed: of what is drawn.
             strata: see `draws.draw`; the global batch for timesteps that cover it evenly.
+            shift: see `draws.draw`; above 1 for times of more noise.
             captions: folder of rewritten captions (`prepare task=recaption`), in place of those of the source.
             keep_originals: whether clips without a rewritten caption keep their own; otherwise they are an error.
             states: table of states of the captions (`prepare task=caption_states`); None encodes captions in training.
@@ -121,9 +123,11 @@ class Clips(Dataset[Sample]):
         self.media = Path()
         self.cache: VideoLatents | None = None
         self.length, self.fps, self.size, self.crop = frames, fps, (size[0], size[1]), crop
-        self.steps, self.targets, self.seed, self.strata = steps, targets, seed, strata
+        self.steps, self.targets, self.seed, self.strata, self.shift = steps, targets, seed, strata, shift
         self.text_dropout, self.context_dropout = text_dropout, context_dropout
         key = f"data.{split}"
+        if shift <= 0:
+            raise ValueError(f"{key}.shift={shift}: above 0; 1 leaves times as they are drawn")
         self.buckets = buckets_of(
             buckets, size=self.size, frames=frames, key=f"{key}.buckets", length=f"{key}.frames={frames}"
         )
@@ -275,6 +279,7 @@ class Clips(Dataset[Sample]):
             text_dropout=self.text_dropout,
             context_dropout=self.context_dropout,
             strata=self.strata,
+            shift=self.shift,
             sampled=self.cache is not None and bool(self.cache.settings.get("logvar")),
         )
 

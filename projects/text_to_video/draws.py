@@ -43,6 +43,7 @@ def draw(
     text_dropout: float,
     context_dropout: float,
     strata: int = 1,
+    shift: float = 1.0,
     sampled: bool = False,
 ) -> ClipDraws:
     """The draws of one clip (B = 1), the same on every rank and in every micro-batch.
@@ -58,10 +59,13 @@ def draw(
         context_dropout: share of clips that lose their other frames, independent of the first.
         strata: with n, clip i of n draws its timestep from the i-th of n equal parts (i is the position modulo n), so
             that a global batch of n covers all times; 1 draws from all.
+        shift: s > 1 moves times towards noise, from u to s u / (1 + (s - 1) u) (arXiv:2403.03206, equation 23): frames
+            that are much alike are told from noise together, and only under more of it does a caption count.
         sampled: whether noise for the posterior is drawn.
     """
     source = generator(seed, "text_to_video", purpose, position)
     time = (position % strata + torch.rand(1, generator=source, dtype=torch.float64)) / strata
+    time = shift * time / (1 + (shift - 1) * time)
     hidden = torch.rand(2, generator=source, dtype=torch.float64)
     order = torch.randperm(shape[0], generator=source)
     spare = torch.rand(1, SPARE, generator=source)

@@ -138,9 +138,9 @@ class TextToVideo(LightningModule):
         return self.codec.scale(latents)
 
     def states(self, captions: Sequence[str]) -> Tensor:
-        """States of captions, float32 (B, L, D)."""
+        """States of captions, float32 (B, L, D), rounded as those of `prepare task=caption_states`."""
         states: Tensor = self._part("text_encoder")(list(captions))
-        return states.float()
+        return states.half().float()
 
     def errors(self, batch: ClipBatch) -> Tensor:
         """Weighted squared error of each clip, float32 (B,)."""

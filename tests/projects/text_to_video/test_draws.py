@@ -10,7 +10,9 @@ from projects.text_to_video.draws import ClipDraws, draw, stack
 COUNT = 20_000
 
 
-def one(position: int, *, seed: int = 0, purpose: str = "train", strata: int = 1, frames: int = 5) -> ClipDraws:
+def one(
+    position: int, *, seed: int = 0, purpose: str = "train", strata: int = 1, shift: float = 1.0, frames: int = 5
+) -> ClipDraws:
     return draw(
         seed,
         purpose,
@@ -21,6 +23,7 @@ def one(position: int, *, seed: int = 0, purpose: str = "train", strata: int = 1
         text_dropout=0.1,
         context_dropout=0.2,
         strata=strata,
+        shift=shift,
     )
 
 
@@ -61,3 +64,12 @@ def test_they_depend_on_seed_purpose_and_place_alone() -> None:
     assert not torch.equal(one(7).noise, one(8).noise)
     assert not torch.equal(one(7).noise, one(7, seed=1).noise)
     assert not torch.equal(one(7).noise, one(7, purpose="val").noise)
+
+
+def test_shift_moves_times_towards_noise_and_nothing_else() -> None:
+    plain, shifted = ([one(position, shift=shift) for position in range(400)] for shift in (1.0, 4.0))
+    for before, after in zip(plain, shifted, strict=True):
+        u = float(before.timesteps) / 1000
+        assert abs(float(after.timesteps) - 1000 * 4 * u / (1 + 3 * u)) < 5  # the draw itself is finer than u
+        assert torch.equal(before.noise, after.noise)
+        assert torch.equal(before.spare, after.spare)
