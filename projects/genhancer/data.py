@@ -19,6 +19,7 @@ from projects.genhancer.caches import latent_settings, open_embeddings, open_lat
 from projects.genhancer.crops import Box, Crops, cut
 from projects.genhancer.draws import choice_generator, draw
 from projects.genhancer.media import Media, Shown
+from projects.genhancer.media_check import unreadable as unreadable_rows
 from projects.genhancer.samplers import Sampler, View
 from projects.genhancer.sampling import Choice, NoWindowError, Seconds, guard
 
@@ -45,6 +46,7 @@ class Images(Dataset[Sample]):
         pictures: bool,
         seed: int,
         count: int | None = None,
+        unreadable: str | None = None,
     ) -> None:
         """
         Args:
@@ -59,14 +61,19 @@ class Images(Dataset[Sample]):
             pictures: whether a batch brings pictures also where caches make them needless.
             seed: of what is drawn.
             count: the first rows only.
+            unreadable: list of rows that are left out (`prepare task=media_check`); without one, a row that cannot be
+                read is an error when it is wanted.
 
         Raises:
-            ValueError: no rows, or caches with crops that are drawn anew for each sample.
+            ValueError: no rows, a list of other rows, or caches with crops that are drawn anew for each sample.
             StaleCacheError: a cache of other rows, crops or sizes.
         """
         self.media, self.split, self.seed, self.crops, self.pictures = media(), split, seed, crops, pictures
         self.size, self.target, self.latent = size, target, tuple(latent)
         self.numbers = list(range(len(self.media)))[:count]
+        if unreadable is not None:
+            bad = unreadable_rows(unreadable, self.media)
+            self.numbers = [number for number in self.numbers if not bad or self.media.name(number) not in bad]
         if not self.numbers:
             raise ValueError(f"data.{split} has no rows")
         if crops.count is None and (latents is not None or embeddings is not None):
@@ -219,6 +226,7 @@ class Clips(Images):
         pictures: bool,
         seed: int,
         count: int | None = None,
+        unreadable: str | None = None,
         samples: int | None = None,
         max_short: float = 0.0,
     ) -> None:
@@ -226,7 +234,7 @@ class Clips(Images):
         Args:
             media: recipe of where the clips come from.
             sampler: which frames of a clip are shown, and which is rebuilt.
-            split, size, target, latent, crops, latents, embeddings, pictures, seed: see `Images`.
+            split, size, target, latent, crops, latents, embeddings, pictures, seed, unreadable: see `Images`.
             count: the first clips only.
             samples: of the whole run, steps times global batch, for a sampler whose choice changes in the run; None is
                 the end of the run.
@@ -249,6 +257,7 @@ class Clips(Images):
             pictures=pictures,
             seed=seed,
             count=count,
+            unreadable=unreadable,
         )
         self.sampler, self.samples = sampler, samples
         if self.media.times_at_hand and not sampler.needs_frames:
