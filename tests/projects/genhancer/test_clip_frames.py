@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from common.files import read_jsonl
+from common.video.decode import probe, read
+from common.video.transform import resize_short_side
 from common.video.write import write_h264
 from projects.genhancer import clip_frames as task
 from projects.genhancer.clip_frames import clip_frames
@@ -328,3 +330,17 @@ def test_keys_have_no_dots_and_differ() -> None:
     assert keys[:2] == ["a", "a/b"]
     assert len({*keys}) == len(names)
     assert not any("." in key or key.startswith("/") for key in keys)
+
+
+def test_frames_of_a_real_clip(media: Path, tmp_path: Path) -> None:
+    videos = sorted((media / "activitynet").glob("*.mp4"))
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / videos[0].name).symlink_to(videos[0])
+    make(tmp_path / "videos", tmp_path / "set", fps=0.5, max_frames=6, min_change=0.5, size=128)
+    clips = ClipTars(folder=str(tmp_path / "set" / "train"))
+    told, info = clips.row(0), probe(videos[0])
+    assert clips.seconds(0).tolist() == info.seconds[told["numbers"]].tolist()
+    stored = clips.show(0, lambda seconds: range(len(seconds))).frames
+    fresh = resize_short_side(read(videos[0], told["numbers"]).frames, 128)
+    assert stored.shape == fresh.shape
+    assert np.abs(stored.astype(int) - fresh).mean() < 3
