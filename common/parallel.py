@@ -49,7 +49,8 @@ def shard(module: LightningModule, *, units: Iterable[nn.Module]) -> None:
             a parameter with another part of the module (a tied head) stays with the root.
 
     Raises:
-        ValueError: a precision that is not supported, packed weights, or a unit that trains in two dtypes.
+        ValueError: a precision that is not supported, packed weights, a single number that trains, or a unit that
+            trains in two dtypes.
     """
     if module.device_mesh is None or isinstance(module, FSDPModule):
         return
@@ -65,9 +66,17 @@ def shard(module: LightningModule, *, units: Iterable[nn.Module]) -> None:
             _refuse_mixtures(unit.parameters(), type(unit).__name__)
             fully_shard(unit, mesh=mesh, mp_policy=POLICIES[precision], reshard_after_forward=True)
     _refuse_mixtures((each for each in module.parameters() if not isinstance(each, DTensor)), "the root")
-    fully_shard(module, mesh=mesh, reshard_after_forward=False)
+    fully_shard(module, mesh=mesh, reshard_after_forward=False, ignored_params=_scalars(module))
     for step in STEPS:
         register_fsdp_forward_method(module, step)
+
+
+def _scalars(module: nn.Module) -> set[nn.Parameter]:
+    """Frozen parameters of one number, such as the temperature of a CLIP: they cannot be split and stay whole."""
+    found = {name: each for name, each in module.named_parameters() if each.ndim == 0}
+    if trained := [name for name, each in found.items() if each.requires_grad]:
+        raise ValueError(f"FSDP cannot split {trained[0]}, a single number that trains; use hardware with ddp")
+    return set(found.values())
 
 
 def _owners(module: nn.Module) -> Counter[int]:

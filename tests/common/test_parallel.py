@@ -105,6 +105,18 @@ def test_packed_weights_are_refused(mesh: Any) -> None:
         split(module, mesh, *module.blocks)
 
 
+def test_a_frozen_scalar_stays_whole_and_a_trained_one_is_refused(mesh: Any) -> None:
+    module = Tied()
+    module.temperature = nn.Parameter(torch.tensor(2.0), requires_grad=False)
+    split(module, mesh, *module.blocks)
+    assert type(module.temperature) is nn.Parameter
+    assert isinstance(module.head.weight, DTensor)
+    other = Tied()
+    other.temperature = nn.Parameter(torch.tensor(2.0))
+    with pytest.raises(ValueError, match="cannot split temperature, a single number that trains"):
+        split(other, mesh, *other.blocks)
+
+
 def test_other_precisions_are_refused(mesh: Any) -> None:
     with pytest.raises(ValueError, match=r"trainer\.precision=bf16-true with FSDP; choose one of"):
         split(Tied(precision="bf16-true"), mesh)
