@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from common.files import read_jsonl
 from common.types import Build, Pick
 from projects.genhancer.batch import Batch, Sample
-from projects.genhancer.data import Images
 from projects.genhancer.clip_media import VideoFiles
+from projects.genhancer.data import Images
 
 
 class GivenFiles(VideoFiles):
