@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers.models.embeddings import SinusoidalPositionalEmbedding
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
@@ -85,6 +86,20 @@ class TemporalPath(AnimateDiffTransformer3D):
         return torch.where(whole.view(-1, 1, 1, 1), hidden_states, output)
 
 
+class FramePlaces(SinusoidalPositionalEmbedding):
+    """Which frame of its clip each one is: the first ones in order, or any (arXiv:2205.11495)."""
+
+    places: Tensor | None = None  # int64 (B, F); None for 0, 1, ... in every clip
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Adds to features (B h w, F, d), all places of a clip's grid together, what stands for the frame."""
+        if self.places is None:
+            output: Tensor = super().forward(hidden_states)
+            return output
+        table: Any = self.pe
+        return hidden_states + table[0, self.places].repeat_interleave(len(hidden_states) // len(self.places), dim=0)
+
+
 def add_motion(
     base: UNet2DConditionModel | UNetMotionModel, *, frames: int, motion: Motion, train_spatial: bool, more: int = 0
 ) -> Any:
@@ -118,6 +133,8 @@ def add_motion(
         if isinstance(module, AnimateDiffTransformer3D):
             module.__class__ = TemporalPath  # the same parameters by the same names, for others to read
             module.requires_grad_(True)
+        elif isinstance(module, SinusoidalPositionalEmbedding):
+            module.__class__ = FramePlaces
     _follow(base, unet)
     return unet
 
@@ -125,6 +142,11 @@ def add_motion(
 def paths(unet: nn.Module) -> list[TemporalPath]:
     """The temporal transformers."""
     return [module for module in unet.modules() if isinstance(module, TemporalPath)]
+
+
+def positions(unet: nn.Module) -> list[FramePlaces]:
+    """What tells the temporal transformers which frame is which."""
+    return [module for module in unet.modules() if isinstance(module, FramePlaces)]
 
 
 def predict(unet: Any, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:

@@ -61,6 +61,26 @@ def test_the_loss_is_that_of_all_frames_at_one_time() -> None:
     assert found.dtype == torch.float32
 
 
+def test_some_frames_of_a_clip_are_learned_at_their_places() -> None:
+    kind, drawn = joint(targets=3), draws(targets=3)
+    noise, places = schedule(), drawn.targets[:, :3].sort(dim=1).values
+    rows = torch.arange(len(places))[:, None]
+    with torch.no_grad():
+        found = errors(kind, draws=drawn)
+        kind._place(places)
+        clean, added = latents()[rows, places], drawn.noise[rows, places]
+        noisy = noise.add_noise(clean, added, drawn.timesteps)
+        target = noise.target(clean, added, drawn.timesteps)
+        wanted = (predict(kind.unet, noisy, drawn.timesteps, texts()) - target).square().mean(dim=(1, 2, 3, 4))
+        torch.testing.assert_close(found, wanted)
+        kind._place(None)
+        elsewhere = (predict(kind.unet, noisy, drawn.timesteps, texts()) - target).square().mean(dim=(1, 2, 3, 4))
+        assert not torch.allclose(found, elsewhere, rtol=1e-4)
+        everything = draws(targets=latents().shape[1])
+        whole, chosen = (errors(joint(targets=count), draws=everything) for count in (None, latents().shape[1]))
+        torch.testing.assert_close(chosen, whole)
+
+
 def test_images_are_what_the_image_model_gives_whatever_the_temporal_layers_hold() -> None:
     spare = torch.zeros(2, 8)
     spare[1, 0] = 0.9  # the second clip stays a clip
@@ -135,6 +155,8 @@ def test_what_does_not_fit_is_named() -> None:
         joint(images=0.1, train_spatial=False)
     with pytest.raises(ValueError, match=r"images=1.5: a share"):
         joint(images=1.5)
+    with pytest.raises(ValueError, match=r"targets=9: from 2 frames of a clip to all 8"):
+        joint(targets=9)
     kind = joint(frames=4)
     with pytest.raises(ValueError, match=r"clips of 5 frames, but model\.kind\.frames=4"):
         errors(kind)
