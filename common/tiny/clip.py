@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,32 +29,47 @@ HEAD_WIDTH = 32
 MAX_SCALE = 100.0  # of the logits (arXiv:2103.00020, section 2.5)
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of OpenAI's CLIP, on pixels in 0..1
 STD = (0.26862954, 0.26130258, 0.27577711)
-PREPROCESSOR = {
-    "image_processor_type": "CLIPImageProcessor",
-    "do_resize": True,
-    "size": {"shortest_edge": SIZE},
-    "resample": 3,
-    "do_center_crop": True,
-    "crop_size": {"height": SIZE, "width": SIZE},
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "image_mean": list(MEAN),
-    "image_std": list(STD),
-    "do_convert_rgb": True,
-}
 JUDGED_PICTURES = 1200
+Drawn = tuple[NDArray[np.uint8], list[str]]  # pictures (B, H, W, 3) and their captions
+Loss = Callable[[CLIPModel, PreTrainedTokenizerFast, NDArray[np.uint8], list[str]], Tensor]
 
 
-def build(*, width: int, layers: int, text_width: int, text_layers: int, words: int) -> CLIPModel:
+def preprocessor(size: int) -> dict[str, Any]:
+    """Content of preprocessor_config.json for pictures of `size` pixels."""
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
+        "do_convert_rgb": True,
+    }
+
+
+def build(
+    *,
+    width: int,
+    layers: int,
+    text_width: int,
+    text_layers: int,
+    words: int,
+    size: int = SIZE,
+    patch: int = PATCH,
+) -> CLIPModel:
     """The untrained model. The vision tower is `width` wide, the text tower and the shared space `text_width`."""
     vision = {
         "hidden_size": width,
         "intermediate_size": 4 * width,
         "num_hidden_layers": layers,
         "num_attention_heads": width // HEAD_WIDTH,
-        "image_size": SIZE,
-        "patch_size": PATCH,
+        "image_size": size,
+        "patch_size": patch,
         "projection_dim": text_width,
     }
     text = {
@@ -69,7 +86,7 @@ def build(*, width: int, layers: int, text_width: int, text_layers: int, words: 
     }
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=text_width))
     with torch.no_grad():
-        model.vision_model.embeddings.position_embedding.weight[1:] = _places(SIZE // PATCH, width)
+        model.vision_model.embeddings.position_embedding.weight[1:] = _places(size // patch, width)
     return model
 
 
@@ -131,18 +148,15 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix("tiny_clip", seed))
         model = build(width=width, layers=layers, text_width=text_width, text_layers=text_layers, words=len(tokenizer))
-        optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05, betas=(0.9, 0.98))
-        for step in track(range(steps), description="tiny CLIP"):
-            for group in optimiser.param_groups:
-                group["lr"] = lr * min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
-            pictures, captions = draw_batch(rng, count=batch, size=SIZE)
-            loss = _loss(model, tokenizer, pictures, captions)
-            optimiser.zero_grad()
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(max=math.log(MAX_SCALE))
+        fit(
+            model,
+            tokenizer,
+            draw=lambda: draw_batch(rng, count=batch, size=SIZE),
+            loss=loss_of_copies,
+            steps=steps,
+            lr=lr,
+            warmup=warmup,
+        )
     scores = {f"zero_shot/{kind}": value for kind, value in zero_shot(model, tokenizer).items()}
     scores |= {"steps": float(steps), "seconds": round(time.monotonic() - began, 1)}
     save(
@@ -153,9 +167,32 @@ def train(
         scores=scores,
         title=TITLE,
         task=TASK,
-        preprocessor=PREPROCESSOR,
+        preprocessor=preprocessor(SIZE),
     )
     return scores
+
+
+def fit(
+    model: CLIPModel,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    draw: Callable[[], Drawn],
+    loss: Loss,
+    steps: int,
+    lr: float,
+    warmup: int,
+) -> None:
+    """Trains a model in place; the arguments are those of `train`, and where pictures and their loss come from."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05, betas=(0.9, 0.98))
+    for step in track(range(steps), description="tiny CLIP"):
+        for group in optimiser.param_groups:
+            group["lr"] = lr * min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
+        optimiser.zero_grad()
+        torch.autograd.backward(loss(model, tokenizer, *draw()))
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(MAX_SCALE))
 
 
 def normalise(pictures: NDArray[np.uint8]) -> Tensor:
@@ -164,7 +201,7 @@ def normalise(pictures: NDArray[np.uint8]) -> Tensor:
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
-def _directions(
+def directions(
     model: CLIPModel, tokenizer: PreTrainedTokenizerFast, pictures: NDArray[np.uint8], captions: list[str]
 ) -> tuple[Tensor, Tensor]:
     """Unit vectors of pictures and captions in the shared space, (B, D) each."""
@@ -175,10 +212,11 @@ def _directions(
     return functional.normalize(images, dim=-1), functional.normalize(texts, dim=-1)
 
 
-def _loss(
+def loss_of_copies(
     model: CLIPModel, tokenizer: PreTrainedTokenizerFast, pictures: NDArray[np.uint8], captions: list[str]
 ) -> Tensor:
-    images, texts = _directions(model, tokenizer, pictures, captions)
+    """CLIP's loss, in which equal captions are all right for each other's pictures."""
+    images, texts = directions(model, tokenizer, pictures, captions)
     numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     number = torch.tensor([numbers[caption] for caption in captions])
     same = (number[:, None] == number).float()
@@ -194,7 +232,7 @@ def zero_shot(model: CLIPModel, tokenizer: PreTrainedTokenizerFast) -> dict[str,
     cells = [f"{row} {column}" for row in ROWS for column in COLUMNS]
     names = [(colour, shape, cell) for colour in COLOURS for shape in SHAPES for cell in cells]
     captions = [f"a {colour} {shape} at the {cell}" for colour, shape, cell in names]
-    images, texts = _directions(model, tokenizer, pictures, captions)
+    images, texts = directions(model, tokenizer, pictures, captions)
     table = (images @ texts.T).reshape(-1, len(COLOURS), len(SHAPES), len(cells))
     place = torch.from_numpy(things.cell())
     row = torch.arange(len(pictures))
