@@ -80,6 +80,12 @@ def test_tests_are_no_packages() -> None:
     assert list((ROOT / "tests").rglob("__init__.py")) == []
 
 
+def test_pipelines_for_diffusers_have_names_of_their_own() -> None:
+    """It copies a custom pipeline into one cache by its file name: of two in one process the second finds both."""
+    names = [path.name for path in (ROOT / "projects").glob("*/pipeline*.py")]
+    assert len(names) == len({*names}) > 1
+
+
 def test_large_files_are_weights_that_ship() -> None:
     large = [path for path in tracked() if (ROOT / path).stat().st_size > LARGEST and not path.startswith(WEIGHTS)]
     assert large == []

@@ -24,7 +24,7 @@ from common.pipeline_folder import (
 )
 from common.weights.source import WeightsError
 from projects.pix2pix_video.model import channels
-from projects.pix2pix_video.pipeline import VideoInstructPix2PixPipeline
+from projects.pix2pix_video.pipeline_pix2pix_video import VideoInstructPix2PixPipeline
 from projects.pix2pix_video.widen_unet import write_unet
 
 UNET, TEXT = "model.unet.", "text_encoder.tower."  # before the names of diffusers and transformers, in the module
@@ -99,7 +99,7 @@ further = pipeline.roll_out(frames, "move the red circle left", frames=8)
 ```
 
 The class is part of Framelab: run this in a checkout of it. In a checkout plain diffusers loads the folder as well, by
-`DiffusionPipeline.from_pretrained(".", custom_pipeline="<checkout>/projects/pix2pix_video/pipeline.py",
+`DiffusionPipeline.from_pretrained(".", custom_pipeline="<checkout>/projects/pix2pix_video/pipeline_pix2pix_video.py",
 trust_remote_code=True)`. The guidance scales of the run's own samples are in `config.yaml` under `model.sampling`.
 There is no safety checker."""
 PIPELINE_CARD = Card(
@@ -107,7 +107,7 @@ PIPELINE_CARD = Card(
     "the text encoder, the tokenizer and the scheduler that belong to it. Whether the weights are averaged or raw says "
     "`weights` in `made.json`.",
     usage=USAGE.format(
-        load="from projects.pix2pix_video.pipeline import VideoInstructPix2PixPipeline\n\n"
+        load="from projects.pix2pix_video.pipeline_pix2pix_video import VideoInstructPix2PixPipeline\n\n"
         'pipeline = VideoInstructPix2PixPipeline.from_pretrained(".")'
     ),
     library="diffusers",

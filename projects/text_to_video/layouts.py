@@ -24,7 +24,7 @@ from common.pipeline_folder import (
 )
 from common.weights.source import WeightsError
 from common.weights.verified import refuse_difference
-from projects.text_to_video.pipeline import CONTEXT, TextToVideoPipeline
+from projects.text_to_video.pipeline_text_to_video import CONTEXT, TextToVideoPipeline
 
 KIND = "kind."  # before the names of all that trains, in the module
 ELSEWHERE = ("unet", "published", "_partial_")  # arguments of a kind that the folder holds in another form
@@ -99,7 +99,7 @@ CARD = Card(
     "are made. Whether the weights are averaged or raw says `weights` in `made.json`.",
     usage="""\
 ```python
-from projects.text_to_video.pipeline import TextToVideoPipeline
+from projects.text_to_video.pipeline_text_to_video import TextToVideoPipeline
 
 pipeline = TextToVideoPipeline.from_pretrained(".")
 [frames] = pipeline("a red circle moves left", num_frames=16, guidance_scale=2.0).frames
@@ -107,7 +107,7 @@ frames[0].save("clip.gif", save_all=True, append_images=frames[1:], duration=62,
 ```
 
 The class is part of Framelab: run this in a checkout of it. In a checkout plain diffusers loads the folder as well, by
-`DiffusionPipeline.from_pretrained(".", custom_pipeline="<checkout>/projects/text_to_video/pipeline.py",
+`DiffusionPipeline.from_pretrained(".", custom_pipeline="<checkout>/projects/text_to_video/pipeline_text_to_video.py",
 trust_remote_code=True)`. The number of frames and the guidance scales of the run's own samples are in `config.yaml`
 under `data` and `model.sampling`. There is no safety checker.""",
     library="diffusers",

@@ -52,7 +52,7 @@ with torch.no_grad():
         torch.from_numpy(data["sample"]), 500, encoder_hidden_states=torch.from_numpy(data["text"])
     ).sample
 
-from projects.pix2pix_video.pipeline import VideoInstructPix2PixPipeline
+from projects.pix2pix_video.pipeline_pix2pix_video import VideoInstructPix2PixPipeline
 pipeline = VideoInstructPix2PixPipeline.from_pretrained(folder)
 frames = [Image.fromarray(frame) for frame in data["frames"]]
 seed = torch.Generator().manual_seed(int(data["seed"]))

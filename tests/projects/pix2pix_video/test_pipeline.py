@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from common.config import ROOT
-from projects.pix2pix_video.pipeline import VideoInstructPix2PixPipeline
+from projects.pix2pix_video.pipeline_pix2pix_video import VideoInstructPix2PixPipeline
 from tests.projects.pix2pix_video.parts import WIDTH, C, tiny_unet
 
 PROMPT = "move the red circle left"
@@ -96,7 +96,7 @@ def test_it_is_saved_and_loaded_by_both_ways(tmp_path: Path) -> None:
     pipeline = make(3)
     pipeline.save_pretrained(tmp_path)
     wanted = pipeline(frames(3), PROMPT, generator=seeded(0), num_inference_steps=2, output_type="np").images
-    custom = str(ROOT / "projects/pix2pix_video/pipeline.py")
+    custom = str(ROOT / "projects/pix2pix_video/pipeline_pix2pix_video.py")
     for loaded in (
         VideoInstructPix2PixPipeline.from_pretrained(tmp_path),
         DiffusionPipeline.from_pretrained(tmp_path, custom_pipeline=custom, trust_remote_code=True),

@@ -21,7 +21,7 @@ from common.weights.source import WeightsError
 from projects.text_to_video.guidance import Guidance
 from projects.text_to_video.layouts import LAYOUTS
 from projects.text_to_video.motion import predict
-from projects.text_to_video.pipeline import CONTEXT, TextToVideoPipeline
+from projects.text_to_video.pipeline_text_to_video import CONTEXT, TextToVideoPipeline
 from tests.common.runs import make_run
 from tests.projects.text_to_video.t2v_parts import NOISE, disturb
 
@@ -161,7 +161,7 @@ def test_the_pipeline_makes_the_clips_of_the_trained_kind(name: str, tmp_path: P
 def test_plain_diffusers_loads_the_folder(tmp_path: Path) -> None:
     made, folder = make(tmp_path / "run", "distributed"), tmp_path / "out"
     exported(made, folder)
-    file = str(ROOT / "projects" / "text_to_video" / "pipeline.py")
+    file = str(ROOT / "projects" / "text_to_video" / "pipeline_text_to_video.py")
     pipeline: Any = DiffusionPipeline.from_pretrained(folder, custom_pipeline=file, trust_remote_code=True)
     clips = pipeline(PROMPTS, num_frames=FRAMES, generator=seeds(), output_type="np", **SETTINGS).frames
     assert clips.shape == (2, FRAMES, 16, 16, 3)

@@ -1,7 +1,8 @@
 """The method as a pipeline of diffusers: frames and an instruction in, the next frame out.
 
 An exported folder is loaded by `VideoInstructPix2PixPipeline.from_pretrained(folder)`, or, with this checkout on the
-path, by `DiffusionPipeline.from_pretrained(folder, custom_pipeline="projects/pix2pix_video/pipeline.py")`.
+path, by `DiffusionPipeline.from_pretrained(folder, custom_pipeline=path)` with the path of this file, which has a name
+of its own because diffusers keeps such files by their names alone.
 """
 
 from collections.abc import Sequence
