@@ -67,6 +67,7 @@ class RunSchema:
     compare: Any = MISSING  # further rows of `evaluate`: {row name: ckpt}
     memory: Any = MISSING  # where the table of `memory` is written
     export: Any = MISSING  # what `export` writes, and whether it goes to the Hub
+    environment: dict[str, Any] = field(default_factory=dict)  # variables that the machine needs, of the hardware file
 
 
 @dataclass

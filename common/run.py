@@ -15,6 +15,7 @@ from common.checkpoint import locate
 from common.files import atomic_write_text
 
 RECORD = "run.json"
+UNTRAINED = "none"  # in place of a checkpoint
 PACKAGES = ("torch", "lightning", "transformers", "hydra-core", "numpy")
 
 
@@ -44,10 +45,10 @@ def run_folder(job: str, outputs: str, name: str, ckpt: str | None) -> str:
         job: name of the command (train, evaluate, ...).
         outputs: root of all runs.
         name: family of the run.
-        ckpt: as in `common.checkpoint.locate`, or None.
+        ckpt: as in `common.checkpoint.locate`; None, or none for the untrained model.
     """
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
-    if ckpt is None:
+    if ckpt is None or ckpt == UNTRAINED:
         return str(Path(outputs) / name / (stamp if job == "train" else f"{job}_{stamp}"))
     run = locate(ckpt, Path(outputs) / name).parents[1]
     return str(run if job == "train" else run / f"{job}_{stamp}")

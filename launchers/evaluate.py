@@ -8,11 +8,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from common.config import ROOT, build, check, plain
+from common.config import ROOT, build, plain
 from common.files import atomic_write_text
 from common.metrics.table import Report, as_json, show
 from common.run import git_state
 from launchers.command import prepare, run
+from launchers.machine import ready
 from launchers.trained import checkpoint_of, tester, trained_module
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 def main(cfg: DictConfig) -> None:
     """Tests the checkpoint on every view and each row of `compare` on the first, then prints and keeps one table."""
-    check(cfg)
+    ready(cfg)
     checkpoint = checkpoint_of(cfg, cfg.ckpt)
     compared = {name: checkpoint_of(cfg, ckpt) for name, ckpt in cfg.compare.items()}
     prepare(cfg.prepare, paths=cfg.paths)

@@ -13,10 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.chat.terminal import converse
-from common.config import build, check
+from common.config import build
 from common.data.module import StreamData
 from common.files import write_jsonl
 from launchers.command import prepare, run
+from launchers.machine import ready
 from launchers.trained import checkpoint_of, tester, trained_module
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def main(cfg: DictConfig) -> None:
     """Answers the request, prints the answers and writes `generated.jsonl`; or talks in the terminal."""
-    check(cfg)
+    ready(cfg)
     checkpoint = checkpoint_of(cfg, cfg.ckpt)
     prepare(cfg.prepare, paths=cfg.paths)
     module, data, trainer = trained_module(cfg, checkpoint), build(cfg.data), tester(cfg)

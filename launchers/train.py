@@ -11,9 +11,11 @@ from omegaconf import DictConfig
 
 from common.callbacks.checkpointing import Checkpointing
 from common.checkpoint import load_file, load_trained, locate
-from common.config import ROOT, build, check, plain
+from common.config import ROOT, build, plain
+from common.environment import set_timeout
 from common.run import begin, refuse_changes
 from launchers.command import as_yaml, prepare, run
+from launchers.machine import ready
 
 TOLD = "FRAMELAB_CKPT"  # the checkpoint that rank 0 chose, for the processes it starts
 
@@ -24,7 +26,7 @@ warnings.filterwarnings("ignore", message="You're resuming from a checkpoint tha
 
 def main(cfg: DictConfig) -> float | None:
     """Trains and returns the objective of the last validation."""
-    check(cfg)
+    ready(cfg)
     folder = Path(cfg.paths.run)
     ckpt = resumed(cfg)
     if ckpt is not None:
@@ -33,6 +35,7 @@ def main(cfg: DictConfig) -> float | None:
     seed_everything(cfg.seed, verbose=False)
     data, module = build(cfg.data), build(cfg.model)
     trainer = build(cfg.trainer, max_steps=data.num_steps())
+    set_timeout(trainer.strategy)
     if is_first():
         start = begin(folder, config=as_yaml(cfg), resumed_from=ckpt, root=ROOT)
         fence(trainer, start.generation)

@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from common.checkpoint import load_file, load_trained, locate
 from common.config import ConfigError, bind, build, plain
 from common.ema import weights_of
-
-UNTRAINED = "none"
+from common.environment import set_timeout
+from common.run import UNTRAINED
 
 
 def checkpoint_of(cfg: DictConfig, ckpt: str | None) -> Path | None:
@@ -80,4 +80,5 @@ def replaced(node: Any, path: Sequence[str], value: Any, *, key: str) -> Any:
 def tester(cfg: DictConfig) -> Trainer:
     """The trainer of the configuration for a pass without training: nothing is logged or saved."""
     trainer: Trainer = build(cfg.trainer, logger=False, callbacks=None)
+    set_timeout(trainer.strategy)
     return trainer

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.memory.table import BEGIN, END
-from launchers.memory import relatives
+from launchers.machine import relatives
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -23,11 +23,16 @@ class Need(NamedTuple):
     activations: float
     rest: float
     when: str
+    average: float = 0.0
+
+    @property
+    def _sizes(self) -> tuple[float, ...]:
+        return (self.frozen, self.trained, self.gradients, self.optimizer, self.activations, self.rest, self.average)
 
     @property
     def total(self) -> float:
         """All parts."""
-        return sum(self[:-1])
+        return sum(self._sizes)
 
 
 def need(
@@ -38,6 +43,7 @@ def need(
     gpu: bool,
     accumulate: int = 1,
     packed: bool = False,
+    average: bool = False,
 ) -> Need:
     """What each device needs.
 
@@ -48,6 +54,7 @@ def need(
         gpu: whether they are GPUs.
         accumulate: micro-batches of an optimizer step.
         packed: the frozen matrices of the language model are in 4 bits.
+        average: a moving average of what trains is held beside it, in float32 (`common.ema`).
     """
     divide = {"ddp": _ddp, "zero2": _zero2, "fsdp": _fsdp}[strategy]
     forms: dict[str, Weights] = {"ddp": "own", "zero2": "bfloat16", "fsdp": "blocks_bfloat16"}
@@ -58,7 +65,8 @@ def need(
         saved = sizes.packable - FOUR_BITS * sizes.packable_count
         unpacked = 2 * sizes.packable_largest_count  # one matrix at a time is unpacked to be multiplied
         highest = highest._replace(frozen=highest.frozen - saved, rest=highest.rest + unpacked)
-    return highest._replace(rest=highest.rest + (CONTEXT if gpu else 0))
+    held = 4 * trace.sizes.trained_count / (devices if strategy == "fsdp" else 1) if average else 0
+    return highest._replace(rest=highest.rest + (CONTEXT if gpu else 0), average=held)
 
 
 def _ddp(trace: Trace, devices: int, accumulate: int) -> list[Need]:

@@ -20,8 +20,8 @@ class MemoryRun:
     def __init__(self, tree: Mapping[str, Any]) -> None:
         """
         Args:
-            tree: plain containers with `model`, `data`, `hw`, `trainer`, `micro` (rows of a micro-batch) and `global`
-                (rows of an optimizer step).
+            tree: plain containers with `model`, `data`, `hw`, `trainer`, `micro` (rows of a micro-batch), `global`
+                (rows of an optimizer step) and `average` (whether a moving average of the weights is kept).
         """
         self.tree, self.trainer = tree, tree["trainer"]
         self.gpu = tree["hw"] != "cpu"
@@ -44,6 +44,7 @@ class MemoryRun:
             gpu=self.gpu,
             accumulate=max(1, self.tree["global"] // (self.tree["micro"] * count)),
             packed=self.packed if packed is None else packed,
+            average=self.tree["average"],
         )
 
     def traced(self, weights: Weights) -> Trace:

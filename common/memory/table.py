@@ -15,6 +15,7 @@ PARTS = {
     "weights, trained": "trained",
     "gradients": "gradients",
     "optimizer": "optimizer",
+    "average of weights": "average",
     "activations": "activations",
     "the rest": "rest",
 }

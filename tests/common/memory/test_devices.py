@@ -8,7 +8,7 @@ from common.memory.run import MemoryRun, strategy_of
 from common.memory.sizes import Sizes
 from common.memory.trace import Trace
 from launchers.command import compose
-from launchers.memory import memory_run
+from launchers.machine import memory_run
 
 # 1,000 trained numbers in float32 and 100 frozen in bfloat16; blocks of 200 numbers, 180 of them trained.
 SIZES = Sizes(

@@ -14,7 +14,7 @@ from common.config import build
 from common.memory.run import MemoryRun
 from common.types import Pick
 from launchers.command import compose
-from launchers.memory import memory_run
+from launchers.machine import memory_run
 
 TINY = ["llava_video_tiny", "llava_video_lora_tiny", "video_chatgpt_tiny", "video_chatgpt_tiny_projector"]
 
