@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ def commit(temporary: Path, final: Path, manifest: Manifest) -> None:
     """Turns a written temporary file into the checkpoint `final`, and `last` into a pointer to it."""
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
-    beside = final.with_name(f".{final.stem}.json.part")  # whole before the rename, which then needs no space
+    # Whole before the rename, which then needs no space.
+    beside = temporary.with_name(temporary.name.replace(".ckpt.", ".json."))
     atomic_write_text(beside, json.dumps(asdict(manifest), indent=2) + "\n")
     temporary.replace(final)
     beside.replace(final.with_suffix(".json"))
@@ -70,16 +71,38 @@ def checksum(path: Path) -> int:
 
 
 def read_manifest(checkpoint: Path) -> Manifest:
-    """The manifest of a checkpoint file."""
-    return Manifest(**json.loads(checkpoint.with_suffix(".json").read_text()))
+    """The manifest of a checkpoint file.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged (empty after a power cut, for one).
+    """
+    beside = checkpoint.with_suffix(".json")
+    try:
+        return Manifest(**json.loads(beside.read_text()))
+    except (FileNotFoundError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{beside} is not the manifest of a checkpoint ({error})") from error
+
+
+def _manifest(checkpoint: Path) -> Manifest | None:
+    """The manifest of a checkpoint file, or None."""
+    try:
+        return read_manifest(checkpoint)
+    except CheckpointError:
+        return None
 
 
 def is_good(checkpoint: Path) -> bool:
     """Whether a checkpoint is committed and has the size and checksum of its manifest."""
-    if not checkpoint.exists() or not checkpoint.with_suffix(".json").exists():
+    manifest = _manifest(checkpoint)
+    if manifest is None or not checkpoint.exists():
         return False
-    manifest = read_manifest(checkpoint)
     return checkpoint.stat().st_size == manifest.size and checksum(checkpoint) == manifest.crc32
+
+
+def _scores(paths: Iterable[Path]) -> dict[Path, float]:
+    """Scores of those checkpoints that have one."""
+    manifests = {path: _manifest(path) for path in paths}
+    return {path: each.score for path, each in manifests.items() if each is not None and each.score is not None}
 
 
 def committed(folder: Path) -> list[Path]:
@@ -99,11 +122,8 @@ def newest_good(folder: Path) -> Path | None:
 
 def best(folder: Path, direction: str) -> Path | None:
     """The verified checkpoint with the best score, the earlier one of equals; None when none has a score."""
-    scored = [(read_manifest(path).score, path) for path in committed(folder)]
-    ranked = sorted(
-        ((score, path) for score, path in scored if score is not None),
-        key=lambda pair: (pair[0] if direction == "min" else -pair[0], pair[1]),
-    )
+    sign = 1 if direction == "min" else -1
+    ranked = sorted((sign * score, path) for path, score in _scores(committed(folder)).items())
     return next((path for _, path in ranked if is_good(path)), None)
 
 
@@ -114,9 +134,8 @@ def retain(folder: Path, *, keep_last: int, keep_best: int, direction: str) -> l
         What was removed.
     """
     paths = committed(folder)
-    scores = {path: read_manifest(path).score for path in paths}
     sign = 1 if direction == "min" else -1
-    ranked = sorted((sign * score, path) for path, score in scores.items() if score is not None)
+    ranked = sorted((sign * score, path) for path, score in _scores(paths).items())
     kept = {*paths[-keep_last:], *(path for _, path in ranked[:keep_best])}
     removed = [path for path in paths if path not in kept]
     for path in removed:

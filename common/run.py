@@ -1,6 +1,7 @@
 """The folder of a run: where it is, what it records, and which of two copies of a run may write."""
 
 import json
+import logging
 import platform
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from common.checkpoint import locate
 from common.files import atomic_write_text
 
+log = logging.getLogger(__name__)
 RECORD = "run.json"
 UNTRAINED = "none"  # in place of a checkpoint
 PACKAGES = ("torch", "lightning", "transformers", "hydra-core", "numpy")
@@ -34,8 +38,12 @@ class Start:
     packages: dict[str, str]
 
 
-class StaleRunError(RuntimeError):
+class StaleRunError(ValueError):
     """A newer copy of this run has started; this one must not write any more."""
+
+
+class NonFiniteError(ValueError):
+    """A step whose loss or gradients are not finite; the optimizer has not used it."""
 
 
 def run_folder(job: str, outputs: str, name: str, ckpt: str | None) -> str:
@@ -63,6 +71,12 @@ def begin(run: Path, *, config: str, resumed_from: Path | None, root: Path) -> S
         resumed_from: checkpoint that the run goes on from.
         root: the checkout, for its revision.
     """
+    run.mkdir(parents=True, exist_ok=True)
+    with FileLock(run / ".start.lock"):  # two starts at the same moment have two numbers
+        return _record(run, config=config, resumed_from=resumed_from, root=root)
+
+
+def _record(run: Path, *, config: str, resumed_from: Path | None, root: Path) -> Start:
     starts = read_starts(run)
     revision, dirty = git_state(root)
     start = Start(
@@ -88,11 +102,16 @@ def read_starts(run: Path) -> list[Start]:
     return [Start(**each) for each in json.loads(path.read_text())] if path.exists() else []
 
 
-def refuse_stale(run: Path, generation: int) -> None:
-    """Raises StaleRunError when a newer start of this run is recorded."""
-    newest = len(read_starts(run))
-    if newest > generation:
-        raise StaleRunError(f"{run}: start {newest} has taken this run over; start {generation} stops without writing")
+def overtaken(run: Path, generation: int) -> str | None:
+    """Why a start of a run must not write any more, or None: a newer start is recorded."""
+    try:
+        newest = len(read_starts(run))
+    except OSError as error:  # a network disk that does not answer for a moment says nothing about other starts
+        log.warning("%s cannot be read (%s); whether a newer start has taken over is not known", run, error.strerror)
+        return None
+    if newest <= generation:
+        return None
+    return f"{run}: start {newest} has taken this run over; start {generation} stops without writing"
 
 
 def git_state(root: Path) -> tuple[str | None, bool | None]:

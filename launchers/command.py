@@ -20,6 +20,7 @@ from common.checkpoint import CheckpointError
 from common.config import CONF, ConfigError, build, check, config_keys, register
 from common.disk import DiskSpaceError
 from common.hub import HubError
+from common.run import NonFiniteError, StaleRunError
 from common.weights.source import WeightsError
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ EXPECTED = (
     ConfigError,
     CheckpointError,
     DiskSpaceError,
+    NonFiniteError,
+    StaleRunError,
     WeightsError,
     HubError,
 )

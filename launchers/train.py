@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from common.callbacks.checkpointing import Checkpointing
+from common.callbacks.fence import Fence
 from common.checkpoint import load_file, load_trained, locate
 from common.config import ROOT, build, plain
 from common.environment import set_timeout
@@ -61,9 +62,9 @@ def resumed(cfg: DictConfig) -> Path | None:
 
 
 def fence(trainer: Trainer, generation: int) -> None:
-    """Lets the callback that saves know which start of the run this is."""
+    """Lets the callbacks that stop an older copy of a run know which start this is."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Checkpointing):
+        if isinstance(callback, Checkpointing | Fence):
             callback.generation = generation
 
 

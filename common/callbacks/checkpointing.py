@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from common import checkpoint as files
+from common.callbacks.fence import stop_if_overtaken
 from common.disk import DiskSpaceError, StreamedCheckpoints, expected_bytes, human, shortage, stored_bytes
 from common.files import atomic_write_text
-from common.run import refuse_stale
 
 log = logging.getLogger(__name__)
 
@@ -127,10 +128,11 @@ class Checkpointing(Callback):
         if step == self._saved_step:
             return
         final = self.folder / f"step_{step:07d}.ckpt"
-        temporary = self.folder / f".{final.name}.part"
-        if trainer.is_global_zero and self.generation is not None:
-            refuse_stale(self.run, self.generation)
+        # A name of its own: another copy of this run, slow to die, may be writing the same step.
+        temporary = self.folder / f".{final.name}.{self.generation or 0:08x}.part"
+        stop_if_overtaken(trainer, self.run, self.generation)
         trainer.save_checkpoint(temporary)
+        stop_if_overtaken(trainer, self.run, self.generation)  # a newer start removes what this one has written
         problem = self._files.problem
         if trainer.is_global_zero and problem is None:
             problem = self._commit(trainer, temporary, final)
@@ -146,7 +148,7 @@ class Checkpointing(Callback):
             size=temporary.stat().st_size,
             crc32=files.checksum(temporary),
             objective=self.objective,
-            score=self._metrics.get(self.objective) if scored else None,
+            score=_score(self._metrics.get(self.objective)) if scored else None,
             metrics=self._metrics if scored else {},
         )
         try:
@@ -154,7 +156,10 @@ class Checkpointing(Callback):
         except OSError as error:
             temporary.unlink(missing_ok=True)
             return f"writing {final} failed: {error.strerror}"
-        files.retain(self.folder, keep_last=self.keep_last, keep_best=self.keep_best, direction=self.direction)
+        try:
+            files.retain(self.folder, keep_last=self.keep_last, keep_best=self.keep_best, direction=self.direction)
+        except OSError as error:
+            log.warning("older checkpoints in %s cannot be removed now: %s", self.folder, error.strerror)
         return None
 
     # Space
@@ -226,6 +231,11 @@ def loop_state(fit_loop: Mapping[str, Any], *, step: int, accumulate: int) -> di
 def _samples(trainer: Trainer) -> int:
     data = trainer.datamodule  # type: ignore[attr-defined]
     return int(data.samples(trainer.global_step))
+
+
+def _score(value: float | None) -> float | None:
+    """A number that can be compared: one that is not finite is no score."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _plain(value: Any) -> Any:

@@ -152,6 +152,10 @@ class ChatRows:
         """The conversation that names the video of a row."""
         return self.conversations[self.groups[row][0]]
 
+    def name(self, row: int) -> str:
+        """Ids of the conversations of a row."""
+        return "+".join(self.conversations[number].id for number in self.groups[row])
+
     def shared(self, number: int) -> int:
         """Tokens of a conversation that the others of its row have too: those up to the end of its video."""
         return self.video_end(number)

@@ -40,6 +40,9 @@ class Rows(Protocol):
     def fingerprint(self) -> str:
         """Changes when the rows do."""
 
+    def name(self, number: int) -> str:
+        """What the source of a row calls it, for messages."""
+
 
 @runtime_checkable
 class Grouped(Protocol):
@@ -128,6 +131,12 @@ class StreamData(LightningDataModule):
         """Rows seen after `step` optimizer steps."""
         return step * self.global_batch
 
+    def samples_of(self, step: int, micro_batch: int) -> list[str]:
+        """Names of the rows that this rank sees in one micro-batch, both counted from 0."""
+        rows = self.rows("train")
+        batches = self._batches(rows)
+        return [rows.name(pick.row) for pick in batches.of(step)[micro_batch]]
+
     def setup(self, stage: str) -> None:
         for split in {"fit": ("train", "val"), "validate": ("val",), "predict": ("predict",)}.get(stage, ()):
             self.rows(split)
@@ -136,8 +145,11 @@ class StreamData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         rows = self.rows("train")
+        return self._loader(rows, self._batches(rows))
+
+    def _batches(self, rows: Rows) -> MicroBatches:
         trainer = self._trainer()
-        batches = MicroBatches(
+        return MicroBatches(
             self._order(rows),
             micro=self.micro_batch,
             accumulate=trainer.accumulate_grad_batches,
@@ -146,7 +158,6 @@ class StreamData(LightningDataModule):
             weights=rows.weights,
             first_step=self._first_step,
         )
-        return self._loader(rows, batches)
 
     def _order(self, rows: Rows) -> Order:
         lengths, groups = rows.lengths if self.by_length else None, groups_of(rows)

@@ -125,13 +125,19 @@ class MicroBatches(Sampler[list[Pick]]):
 
     def __iter__(self) -> Iterator[list[Pick]]:
         for step in range(self.first_step, self.order.steps):
-            ids = self.order.batch(step)
-            total = float(len(ids) if self.weights is None else self.weights[ids].sum())
-            normalizer = total / (self.accumulate * self.world)
-            for micro in range(self.accumulate):
-                start = (micro * self.world + self.rank) * self.micro
-                position = step * self.order.global_batch + start
-                yield [
-                    Pick(int(row), position + offset, normalizer)
-                    for offset, row in enumerate(ids[start : start + self.micro])
-                ]
+            yield from self.of(step)
+
+    def of(self, step: int) -> list[list[Pick]]:
+        """The micro-batches of one step."""
+        ids = self.order.batch(step)
+        total = float(len(ids) if self.weights is None else self.weights[ids].sum())
+        normalizer = total / (self.accumulate * self.world)
+        starts = [(micro * self.world + self.rank) * self.micro for micro in range(self.accumulate)]
+        first = step * self.order.global_batch
+        return [
+            [
+                Pick(int(row), first + place, normalizer)
+                for place, row in enumerate(ids[start : start + self.micro], start=start)
+            ]
+            for start in starts
+        ]

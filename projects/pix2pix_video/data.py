@@ -124,6 +124,10 @@ class Edits(Dataset[Pick]):
     def fingerprint(self) -> str:
         return f"{self.frames.fingerprint}/{len(self)}"
 
+    def name(self, number: int) -> str:
+        """Id of a row, for messages."""
+        return self.frames.rows[self.numbers[number]].id
+
     def chosen(self, rows: Tensor) -> list[EditRow]:
         """What the set says of rows, by their numbers, int64 (B,)."""
         return [self.frames.rows[self.numbers[row]] for row in rows.tolist()]

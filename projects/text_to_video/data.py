@@ -223,6 +223,10 @@ class Clips(Dataset[Sample]):
         text = json.dumps([*rows, *self.shapes, *(self.bucket if len(self.shapes) > 1 else [])])
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
+    def name(self, number: int) -> str:
+        """Id of a row, for messages."""
+        return self.clips[number].id
+
     def refuse_other_codec(self, codec: LatentCodec) -> None:
         """Raises StaleCacheError unless the latents are of this autoencoder."""
         if self.cache is not None:

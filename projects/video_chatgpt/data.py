@@ -189,6 +189,10 @@ class VideoChat(Dataset[Row | Unreadable]):
         """Hash of all token ids and of the video of each row."""
         return self.text.fingerprint
 
+    def name(self, number: int) -> str:
+        """Id of a row, for messages."""
+        return self.text.name(number)
+
     # Batches
 
     def collate(self, samples: list[Row | Unreadable]) -> ChatBatch | Asked:

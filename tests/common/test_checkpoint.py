@@ -91,3 +91,19 @@ def test_names_must_be_exactly_what_trains() -> None:
     ck.check_names(["a", "b"], ["b", "a"], source="file")
     with pytest.raises(ck.CheckpointError, match=r"missing: \['a'\]; not trained here: \['c'\]"):
         ck.check_names(["a", "b"], ["b", "c"], source="file")
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "null"], ids=["empty", "torn", "no keys", "a list", "null"])
+def test_a_damaged_manifest_gives_way_to_the_checkpoint_before(
+    content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    older, newest = put(tmp_path, 1, 0.5), put(tmp_path, 2, 0.9)
+    newest.with_suffix(".json").write_text(content)
+    assert ck.newest_good(tmp_path) == older
+    assert "step_0000002" in caplog.text
+    assert ck.best(tmp_path, "max") == older
+    put(tmp_path, 3, 0.7)
+    ck.retain(tmp_path, keep_last=1, keep_best=1, direction="max")
+    assert [path.stem for path in ck.committed(tmp_path)] == ["step_0000003"]
+    with pytest.raises(ck.CheckpointError, match="not the manifest"):
+        ck.read_manifest(newest)

@@ -44,6 +44,9 @@ class Numbers(LightningDataModule):
     def samples(self, step: int) -> int:
         return 2 * step
 
+    def samples_of(self, step: int, micro_batch: int) -> list[str]:
+        return [f"row {2 * step + number} of micro-batch {micro_batch}" for number in range(2)]
+
 
 def fit(folder: Path, *callbacks: Callback, devices: int = 1, ckpt: Path | None = None) -> None:
     """Six steps, a validation and a checkpoint after every second; the two newest stay."""
