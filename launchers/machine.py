@@ -1,7 +1,7 @@
 """What a command does about its machine before it builds anything: does the run fit there, and what must be set."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +15,9 @@ from common.memory.run import MemoryRun
 from launchers.command import compose
 
 FRACTIONS = (0.0, 0.5, 1.0)
+
+# Of a command that only looks: it is never a job of a cluster, and it leaves no folder behind.
+LOOK = ("hydra.mode=RUN", "hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=disabled")
 
 
 def ready(cfg: DictConfig) -> None:
@@ -86,11 +89,11 @@ def cfg_of(asked: list[str], experiment: str) -> DictConfig:
     return compose(*keep, f"experiment={experiment}", "paths.run=unused")
 
 
-def fractions(asked: list[str], cfg: DictConfig) -> dict[str, MemoryRun]:
+def fractions(asked: list[str], cfg: DictConfig, shares: Sequence[float] = FRACTIONS) -> dict[str, MemoryRun]:
     """The same run with other shares of its blocks recomputed."""
     places = paths_of(OmegaConf.to_container(cfg.model), "checkpoint_fraction", "model.")
     runs = {}
-    for share in FRACTIONS if places else ():
+    for share in shares if places else ():
         words = [f"{place}={share}" for place in places]
         runs[f"checkpoint_fraction={share}"] = memory_run(compose(*asked, "paths.run=unused", *words))
     return runs

@@ -1,6 +1,7 @@
 """Machines: their variables reach the processes, several cards and nodes compose, what is too small says so."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,12 +55,22 @@ def test_the_strategies_of_lightning_take_the_timeout(strategy: Any, monkeypatch
     assert made._timeout.total_seconds() == 7200
 
 
+def test_a_machine_that_is_too_small_is_refused_by_the_estimate() -> None:
+    """0.1 GB do not hold what CUDA itself takes."""
+    with pytest.raises(TooSmallError, match=r"on gpu0\.1, 1 x ddp, .*each device needs 0\.\d GB .*has 0\.1 GB"):
+        refuse_unclaimed(cell("hardware=gpu", "hw=gpu0.1", "batch.micro=64"))
+
+
+@pytest.mark.slow
 def test_the_whole_model_on_one_small_card_is_refused_with_what_fits() -> None:
     with pytest.raises(
         TooSmallError, match=r"each device needs 1\d\d\.\d GB .*optimizer 53\.9 GB.*has 24\.0 GB"
     ) as told:
         refuse_unclaimed(cell("experiment=video_chatgpt_full", "hardware=rtx4090"))
     assert "claimed on cpu, gpu80, gpu141" in str(told.value)
+    assert re.search(
+        r"fsdp over 8 of them \(\d+\.\d GB, saves \d+\.\d GB\)|nothing that is known fits", str(told.value)
+    )
 
 
 def test_a_class_without_a_claim_needs_the_micro_batch() -> None:

@@ -39,7 +39,7 @@ def refuse_too_small(run: MemoryRun, *, what: str, others: Callable[[], Mapping[
 
 
 def alternatives(run: MemoryRun, others: Mapping[str, MemoryRun]) -> list[str]:
-    """Settings with which the run fits on such devices, and what each then needs."""
+    """Settings with which the run fits on such devices, what each then needs, and what that saves."""
     assert run.capacity is not None
     needs = {name: other.need() for name, other in others.items()}
     if not run.packed:
@@ -47,7 +47,9 @@ def alternatives(run: MemoryRun, others: Mapping[str, MemoryRun]) -> list[str]:
             f"{name} over {OTHERS} of them": run.need(strategy=name, devices=OTHERS) for name in ("zero2", "fsdp")
         }
     fitting = {name: each for name, each in needs.items() if each.total <= run.capacity}
-    return [f"{name} ({size(each.total)})" for name, each in sorted(fitting.items(), key=lambda item: item[1].total)]
+    own = run.need().total
+    ordered = sorted(fitting.items(), key=lambda item: item[1].total)
+    return [f"{name} ({size(each.total)}, saves {size(own - each.total)})" for name, each in ordered]
 
 
 def parts(needed: Need) -> str:
