@@ -20,7 +20,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from common.run import run_folder
+from common.run import job_folder, run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -67,6 +67,7 @@ class RunSchema:
     compare: Any = MISSING  # further rows of `evaluate`: {row name: ckpt}
     memory: Any = MISSING  # where the table of `memory` is written
     export: Any = MISSING  # what `export` writes, and whether it goes to the Hub
+    slurm: Any = MISSING  # what a job asks a SLURM cluster for
     environment: dict[str, Any] = field(default_factory=dict)  # variables that the machine needs, of the hardware file
 
 
@@ -78,6 +79,7 @@ class PrepareSchema:
     task: Any = MISSING
     paths: Any = MISSING
     video: Any = MISSING
+    slurm: Any = MISSING
 
 
 def register() -> None:
@@ -88,8 +90,11 @@ def register() -> None:
     resolvers: dict[str, Callable[..., Any]] = {
         "accumulate": accumulate,
         "multiply": lambda a, b: a * b,
+        "plus": lambda a, b: a + b,
         "equal": lambda a, b: a == b,
         "run_folder": run_folder,
+        "job_folder": job_folder,
+        "cards": lambda accelerator, devices: devices if accelerator in ("gpu", "cuda") else 0,
         "basename": lambda path: Path(path).name,
         "cores": lambda: os.cpu_count() or 1,
     }

@@ -5,7 +5,7 @@ import logging
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -42,6 +42,10 @@ class StaleRunError(ValueError):
     """A newer copy of this run has started; this one must not write any more."""
 
 
+class IdleRunError(ValueError):
+    """A run that has been started again several times without getting on."""
+
+
 class NonFiniteError(ValueError):
     """A step whose loss or gradients are not finite; the optimizer has not used it."""
 
@@ -60,6 +64,25 @@ def run_folder(job: str, outputs: str, name: str, ckpt: str | None) -> str:
         return str(Path(outputs) / name / (stamp if job == "train" else f"{job}_{stamp}"))
     run = locate(ckpt, Path(outputs) / name).parents[1]
     return str(run if job == "train" else run / f"{job}_{stamp}")
+
+
+def job_folder(job: str, outputs: str, name: str, ckpt: str | None, sweep: str, number: int) -> str:
+    """Folder of one job of a sweep, within that of the sweep, or for a checkpoint where `run_folder` has it.
+
+    Every process of a job comes to the same: nothing is read from a clock.
+
+    Args:
+        job: as in `run_folder`.
+        outputs: as in `run_folder`.
+        name: as in `run_folder`.
+        ckpt: as in `run_folder`.
+        sweep: folder of the sweep.
+        number: of the job, from 0.
+    """
+    if ckpt is None or ckpt == UNTRAINED:
+        return str(number)
+    run = locate(ckpt, Path(outputs) / name).parents[1].absolute()
+    return str(run if job == "train" else run / f"{job}_{Path(sweep).name}_{number}")
 
 
 def begin(run: Path, *, config: str, resumed_from: Path | None, root: Path) -> Start:
@@ -122,6 +145,25 @@ def git_state(root: Path) -> tuple[str | None, bool | None]:
     status = ["git", "status", "--porcelain", "--untracked-files=no"]
     changes = subprocess.run(status, cwd=root, capture_output=True, text=True, check=True)
     return head.stdout.strip(), bool(changes.stdout.strip())
+
+
+def refuse_idle(starts: Sequence[Start], ckpt: Path | None, *, limit: int) -> None:
+    """Raises IdleRunError for a run that is started again and again without saving anything in between.
+
+    Args:
+        starts: of the run, oldest first; this one is not yet among them.
+        ckpt: checkpoint that this start would go on from.
+        limit: starts that may go on from the same place.
+    """
+    place = str(ckpt) if ckpt else None
+    same = 0
+    while same < len(starts) and starts[-1 - same].resumed_from == place:
+        same += 1
+    if same >= limit:
+        raise IdleRunError(
+            f"the last {same} starts of this run made no new checkpoint; give a job more time (slurm.minutes), or save "
+            "more often (callbacks.checkpointing.every); its logs are in the run folder"
+        )
 
 
 SCIENCE = ("seed", "model", "batch.global", "steps", "epochs", "init")

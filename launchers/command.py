@@ -20,7 +20,9 @@ from common.checkpoint import CheckpointError
 from common.config import CONF, ConfigError, build, check, config_keys, register
 from common.disk import DiskSpaceError
 from common.hub import HubError
-from common.run import NonFiniteError, StaleRunError
+from common.jobs import JobError
+from common.run import IdleRunError, NonFiniteError, StaleRunError
+from common.slurm import SlurmError
 from common.weights.source import WeightsError
 
 log = logging.getLogger(__name__)
@@ -30,10 +32,13 @@ EXPECTED = (
     ConfigError,
     CheckpointError,
     DiskSpaceError,
+    IdleRunError,
     NonFiniteError,
     StaleRunError,
     WeightsError,
     HubError,
+    JobError,
+    SlurmError,
 )
 
 

@@ -14,6 +14,8 @@ from common.config import ConfigError, bind, build, plain
 from common.ema import weights_of
 from common.environment import set_timeout
 from common.run import UNTRAINED
+from common.slurm import refuse_other_tasks
+from launchers.start import trainer_of
 
 
 def checkpoint_of(cfg: DictConfig, ckpt: str | None) -> Path | None:
@@ -79,6 +81,7 @@ def replaced(node: Any, path: Sequence[str], value: Any, *, key: str) -> Any:
 
 def tester(cfg: DictConfig) -> Trainer:
     """The trainer of the configuration for a pass without training: nothing is logged or saved."""
-    trainer: Trainer = build(cfg.trainer, logger=False, callbacks=None)
+    refuse_other_tasks(cfg.trainer.devices, cfg.trainer.num_nodes)
+    trainer = trainer_of(cfg, logger=False, callbacks=None)
     set_timeout(trainer.strategy)
     return trainer

@@ -1,0 +1,199 @@
+"""cluster=slurm: the jobs of a sweep as an array of SLURM, through submitit."""
+
+import importlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from common.config import ROOT, ConfigError
+from common.files import atomic_write_text
+from common.jobs import Job, refuse_other_code, with_states
+from common.slurm import ENDED, JOB, SlurmError, queue
+from launchers.command import run
+from launchers.jobs import JobLauncher, recorded
+
+log = logging.getLogger(__name__)
+FOLDER = ".submitit"
+SHAPE = ("nodes", "tasks", "cpus", "gpus")  # of a job; one for all of an array
+UNLIMITED = 1_000_000  # time-outs that submitit counts; what bounds requeues is that a run gets on (common/run.py)
+
+
+class Task:
+    """What submitit keeps in a file and calls in each task of a job: a command line, and nothing of this session."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __call__(self) -> None:
+        """Runs the command as if it had been typed here; what goes wrong ends the task with a status that is not 0."""
+        refuse_other_code(self.job.code, ROOT)
+        os.environ[JOB] = self.job.folder
+        rank = int(os.environ["SLURM_PROCID"])
+        quiet = [f"hydra.job.name={self.job.command.rpartition('.')[2]}_rank_{rank}", "hydra.output_subdir=null"]
+        sys.argv = [self.job.command, *self.job.arguments(), *(quiet if rank else [])]
+        run(importlib.import_module(self.job.command).main, config_name=self.job.config_name)
+        if rank == 0:
+            atomic_write_text(completed(self.job, os.environ), "COMPLETED\n")
+
+    def checkpoint(self) -> Any:
+        """What submitit keeps for the next start: the same; the run folder knows where to go on."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def completed(job: Job, environment: Mapping[str, str]) -> Path:
+    """The file that says that a job has ended well, when SLURM has forgotten it."""
+    array, member = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return ended_file(job, f"{array}_{member}" if array else environment["SLURM_JOB_ID"])
+
+
+def ended_file(job: Job, id: str) -> Path:
+    """The same, by the name that SLURM gave the job."""
+    return Path(job.folder) / f".completed-{id}"
+
+
+class SlurmLauncher(JobLauncher):
+    """Submits a batch as one array, and waits for it unless it is to leave."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        nodes: int,
+        tasks: int,
+        cpus: int,
+        gpus: int,
+        minutes: int,
+        memory: str | None,
+        partition: str | None,
+        account: str | None,
+        qos: str | None,
+        constraint: str | None,
+        gres: str | None,
+        parallel: int,
+        warning: int,
+        setup: Sequence[str],
+        more: Mapping[str, Any],
+        detach: bool,
+        look_every: float,
+    ) -> None:
+        """
+        Args:
+            name: of the jobs in the queue.
+            nodes: of a job.
+            tasks: of a node, one for each device.
+            cpus: cores of a task.
+            gpus: of a node; not asked for where `gres` says it.
+            minutes: a job may run.
+            memory: of a node, such as 64G.
+            partition: where the job runs; this and the four below are left to the cluster if null.
+            account: who pays.
+            qos: quality of service.
+            constraint: features of the nodes.
+            gres: generic resources, such as gpu:a100:8.
+            parallel: jobs of an array that run at once.
+            warning: seconds before the end at which a job is told to save.
+            setup: shell commands before the run, such as module load.
+            more: further options of sbatch by their long names, such as {mail-type: FAIL}.
+            detach: submit and leave.
+            look_every: seconds between two looks at the queue.
+        """
+        self.asked = {
+            "job_name": name,
+            "nodes": nodes,
+            "ntasks_per_node": tasks,
+            "cpus_per_task": cpus,
+            "gpus_per_node": gpus if gpus and gres is None else None,
+            "time": minutes,
+            "mem": memory,
+            "partition": partition,
+            "account": account,
+            "qos": qos,
+            "constraint": constraint,
+            "gres": gres,
+            "array_parallelism": parallel,
+            "signal_delay_s": warning,
+            "setup": list(setup),
+            "additional_parameters": {"requeue": True, **more},
+            # srun does not take the cores of a task over from sbatch any more, and waits for the other tasks of a
+            # failed one unless it is told not to.
+            "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
+        }
+        self.shape = dict(zip(SHAPE, (nodes, tasks, cpus, gpus), strict=True))
+        self.detach, self.look_every = detach, look_every
+
+    def check_job(self, cfg: DictConfig) -> None:
+        for key, value in self.shape.items():
+            wanted = OmegaConf.select(cfg, f"slurm.{key}")
+            if wanted != value:
+                raise ConfigError(
+                    f"slurm.{key} is {wanted}, that of the array is {value}; all jobs of an array have one shape, so "
+                    "hardware and devices are not swept: submit an array for each"
+                )
+
+    def start(self, sweep: Path, earlier: Sequence[Job], batch: Sequence[Job]) -> list[Job]:
+        """Submits the jobs; waits for them, or returns at once."""
+        jobs = recorded(sweep, earlier, self._submit(sweep, batch))
+        first, last = jobs[0].id, jobs[-1].id
+        log.info("submitted %s: %s", f"{len(jobs)} jobs" if len(jobs) > 1 else "a job", f"{first} to {last}")
+        log.info("python -m launchers.sweep status %s, or cancel in place of status", sweep)
+        if self.detach:
+            return jobs
+        try:
+            return self._wait(sweep, earlier, jobs)
+        except KeyboardInterrupt:
+            log.warning("the jobs stay in the queue")
+            raise
+
+    def _submit(self, sweep: Path, batch: Sequence[Job]) -> list[Job]:
+        from submitit import SlurmExecutor
+        from submitit.core.utils import FailedSubmissionError
+
+        folder = sweep / FOLDER
+        folder.mkdir(mode=0o700, exist_ok=True)  # what lies there is executed
+        try:
+            executor = SlurmExecutor(folder / "%j", max_num_timeout=UNLIMITED)
+            executor.update_parameters(**{name: value for name, value in self.asked.items() if value is not None})
+            submitted = executor.submit_array([Task(job) for job in batch])
+        except (FailedSubmissionError, RuntimeError) as error:
+            raise SlurmError(f"SLURM took no job: {error}") from error
+        jobs = [replace(job, id=each.job_id) for job, each in zip(batch, submitted, strict=True)]
+        for job in jobs:
+            Path(job.folder).mkdir(parents=True, exist_ok=True)
+            (Path(job.folder) / f"slurm-{job.id}").symlink_to(os.path.relpath(folder / str(job.id), job.folder))
+        return jobs
+
+    def _wait(self, sweep: Path, earlier: Sequence[Job], jobs: list[Job]) -> list[Job]:
+        while True:
+            time.sleep(self.look_every)
+            try:
+                states = queue()
+            except SlurmError as error:  # the controller may be restarting; the jobs go on
+                log.warning("%s", error)
+                continue
+            now = standing(jobs, states)
+            if now != jobs:
+                jobs = recorded(sweep, earlier, now)
+            if all(job.state in (*ENDED, GONE) for job in jobs):
+                return jobs
+
+
+GONE = "GONE"  # SLURM has forgotten the job, and it did not end well
+
+
+def standing(jobs: Sequence[Job], states: Mapping[str, str]) -> list[Job]:
+    """Jobs with their states; what SLURM has forgotten has ended, well if it says so itself."""
+    now = []
+    for job in with_states(jobs, dict(states)):
+        forgotten = job.id not in states and job.state not in ENDED
+        done = job.id is not None and ended_file(job, job.id).exists()
+        now.append(replace(job, state="COMPLETED" if done else GONE) if forgotten else job)
+    return now
