@@ -8,12 +8,14 @@ machines may each make a part of the shards in one folder.
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -76,6 +78,10 @@ def key_of(path: Path, *, name: str, settings: Settings) -> str:
     return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
+class DamagedCacheError(ValueError):
+    """A file of a cache is not what was written."""
+
+
 class CacheWriter:
     """Fills a cache shard by shard; shards that are there are kept."""
 
@@ -106,7 +112,8 @@ class CacheWriter:
         ordered = {item.key: tensors[item.key] for item in self.shards[number] if item.key in tensors}
         assert len(ordered) + len(failures) == len(self.shards[number]), "an entry neither made nor reported"
         atomic_write_bytes(path, save(ordered))
-        record = {"crc32": checksum(path), "failures": [asdict(failure) for failure in failures]}
+        sums = {key: _checksum(tensor) for key, tensor in ordered.items()}
+        record = {"crc32": checksum(path), "entries": sums, "failures": [asdict(failure) for failure in failures]}
         atomic_write_text(self._record(number), json.dumps(record))
 
     def failures(self) -> list[Failure]:
@@ -170,7 +177,7 @@ class Cache(Mapping[str, Tensor]):
         self._index: dict[str, list[str]] = json.loads((folder / "index.json").read_text())
         self.settings: dict[str, Any] = json.loads((folder / "plan.json").read_text())["settings"]
         self.refuse_other(settings or {})
-        self._shards: dict[str, Any] = {}
+        self._shards: dict[str, tuple[Any, Mapping[str, int]]] = {}
 
     def refuse_other(self, settings: Settings) -> None:
         """Raises StaleCacheError unless the cache was made with these settings."""
@@ -181,11 +188,32 @@ class Cache(Mapping[str, Tensor]):
             raise StaleCacheError(f"{self.folder} was made with other settings (made with, wanted): {differing}")
 
     def __getitem__(self, name: str) -> Tensor:
+        """
+        Raises:
+            DamagedCacheError: the entry is not what was written.
+        """
         key, file = self._index[name]
         if file not in self._shards:
-            self._shards[file] = safe_open(self.folder / file, framework="pt")
-        tensor: Tensor = self._shards[file].get_tensor(key)
+            self._shards[file] = self._open(self.folder / file)
+        shard, sums = self._shards[file]
+        tensor: Tensor = shard.get_tensor(key)
+        if key in sums and _checksum(tensor) != sums[key]:
+            raise DamagedCacheError(self._damaged(file, f"the entry of {name} is not what was written"))
         return tensor
+
+    def _open(self, path: Path) -> tuple[Any, Mapping[str, int]]:
+        """A shard, and the checksums of its entries; caches of before these were kept have none."""
+        try:
+            return safe_open(path, framework="pt"), json.loads(path.with_suffix(".json").read_text()).get("entries", {})
+        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            raise DamagedCacheError(self._damaged(path.name, str(error))) from error
+
+    def _damaged(self, file: str, reason: str) -> str:
+        record = Path(file).with_suffix(".json")
+        return (
+            f"{self.folder / file} is damaged ({reason}); remove it with {record} and index.json beside it, and run "
+            "the preparation task again: it makes that shard anew"
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)
@@ -195,6 +223,11 @@ class Cache(Mapping[str, Tensor]):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_shards": {}}  # open maps do not travel to loader processes
+
+
+def _checksum(tensor: Tensor) -> int:
+    """CRC-32 of a tensor's bytes."""
+    return zlib.crc32(tensor.contiguous().view(-1).view(torch.uint8).numpy())
 
 
 def fill(

@@ -1,11 +1,13 @@
 """Caches: whole shards, the same bytes after a restart, and no reader of a stale one."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from common.data.cache import Cache, CacheWriter, Failure, Item, Part, StaleCacheError, key_of
+from common.data.cache import Cache, CacheWriter, DamagedCacheError, Failure, Item, Part, StaleCacheError, key_of
 
 SETTINGS = {"size": 8, "encoder": "a"}
 ITEMS = [Item(f"clip{number}.mp4", f"key{number}") for number in range(7)]
@@ -96,3 +98,46 @@ def test_parts_share_out_the_shards(tmp_path: Path) -> None:
 def test_a_part_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="such as 0/4"):
         Part.parse(text)
+
+
+def truncated(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-3] + bytes([content[-3] ^ 4]) + content[-2:]
+
+
+@pytest.mark.parametrize("harm", [truncated, flipped, lambda content: b""], ids=["truncated", "bit flipped", "empty"])
+def test_a_damaged_shard_is_named_and_made_anew(harm: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    fill(tmp_path).finish(max_failed=0)
+    shard = tmp_path / "shard_00001.safetensors"
+    good = shard.read_bytes()
+    shard.write_bytes(harm(good))
+    cache = Cache(tmp_path)
+    assert cache["clip0.mp4"].tolist() == [0.0, 0.0]
+    with pytest.raises(DamagedCacheError, match=r"shard_00001\.safetensors is damaged .* shard_00001\.json") as named:
+        [cache[f"clip{number}.mp4"] for number in (3, 4, 5)]
+    assert "run the preparation task again" in str(named.value)
+    for name in ("shard_00001.safetensors", "shard_00001.json", "index.json"):
+        (tmp_path / name).unlink()
+    fill(tmp_path).finish(max_failed=0)
+    assert shard.read_bytes() == good
+    assert Cache(tmp_path)["clip5.mp4"].tolist() == [5.0, 5.0]
+
+
+def test_a_cache_without_checksums_of_entries_is_read(tmp_path: Path) -> None:
+    fill(tmp_path).finish(max_failed=0)
+    for record in tmp_path.glob("shard_*.json"):
+        content = json.loads(record.read_text())
+        del content["entries"]
+        record.write_text(json.dumps(content))
+    assert Cache(tmp_path)["clip5.mp4"].tolist() == [5.0, 5.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.uint8, torch.int64])
+def test_entries_of_any_dtype_and_shape_have_checksums(dtype: torch.dtype, tmp_path: Path) -> None:
+    writer = CacheWriter(tmp_path, items=ITEMS[:2], settings=SETTINGS, shard_size=2)
+    writer.write(0, {"key0": torch.ones((), dtype=dtype), "key1": torch.ones((2, 3), dtype=dtype).T.contiguous()}, [])
+    writer.finish(max_failed=0)
+    assert Cache(tmp_path)["clip1.mp4"].shape == (3, 2)
