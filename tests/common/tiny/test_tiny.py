@@ -6,18 +6,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPModel, CLIPVisionModel
+from diffusers import UNet2DConditionModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPModel, CLIPTextModel, CLIPVisionModel
 
 from common.shapes_world.language import caption, questions
 from common.shapes_world.pairs import draw_pair
 from common.shapes_world.scene import SPLITS, draw_scene
-from common.tiny import causal_lm, clip
+from common.tiny import causal_lm, clip, text_to_image
 from common.tiny.logs import CELLS, FRAMES, ROWS, bag, following, make_corpus
 from common.tiny.pictures import draw_batch
 from common.tiny.words import COLUMN_WORDS, build_tokenizer, vocabulary
 
 CLIP: dict[str, Any] = {"width": 32, "layers": 2, "text_width": 32, "text_layers": 1, "steps": 3, "batch": 8}
 LM: dict[str, Any] = {"width": 32, "layers": 1, "heads": 2, "steps": 3, "batch": 4, "logs": 12, "turns": 2}
+TEXT_TO_IMAGE: dict[str, Any] = {
+    "vae": "common/tiny/weights/vae",
+    "channels": [32, 64],
+    "heads": 2,
+    "text_width": 32,
+    "text_layers": 1,
+    "steps": 2,
+    "batch": 4,
+}
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +144,25 @@ def test_labels_of_a_log_are_its_answers() -> None:
     assert ((corpus.labels == 2).sum(1) == 2).all()  # one end for each answer
     totals = corpus.next_words.sum(-1)
     assert torch.isclose(totals, totals.round(), atol=1e-5).all()
+
+
+def test_the_text_to_image_model_is_a_folder_as_stable_diffusion_has_it(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_to_image, "JUDGED_PICTURES", 8)
+        scores = [text_to_image.train(folder=tmp_path / name, **TEXT_TO_IMAGE) for name in "ab"]
+    assert scores[0].keys() == {"colour", "shape", "side", "steps", "seconds"}
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "a" / weights).read_bytes() == (tmp_path / "b" / weights).read_bytes()
+    unet: Any = UNet2DConditionModel.from_pretrained(tmp_path / "a", subfolder="unet", torch_dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "a", subfolder="tokenizer")
+    tower: Any = CLIPTextModel.from_pretrained(tmp_path / "a", subfolder="text_encoder", dtype=torch.float32)
+    states = tower(**tokenizer(["a red ring moves left"], return_tensors="pt")).last_hidden_state
+    assert unet(torch.zeros(1, 4, 8, 8), 999, encoder_hidden_states=states).sample.shape == (1, 4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "wanted"),
+    [(0.5, 0.5, []), (0.2, 0.5, ["left"]), (0.8, 0.9, ["right", "down"]), (0.6, 0.1, ["up"])],
+)
+def test_sides_are_named_as_the_directions_that_lead_there(x: float, y: float, wanted: list[str]) -> None:
+    assert text_to_image.sides(x, y) == wanted
