@@ -67,9 +67,10 @@ def whole(method: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 FAULTS = {
     "in accumulation": "micro:18",  # the second of the four micro-batches of step 5
-    "after the last micro-batch": "micro:28",
+    "before the optimizer step": "before:7",
+    "after the optimizer step": "after:7",
     "in validation": "validation:1",
-    "writing the second checkpoint": "write:2",
+    "while saving": "write:2",
     "between rename and manifest": "commit:2",
 }
 

@@ -1,11 +1,13 @@
 """Runs `launchers.train` with a fault put in; a process of its own for the tests of resumption.
 
 FAULT names where the process kills itself with SIGKILL: `micro:<n>` after the n-th micro-batch's backward pass,
-`write:<n>` half-way through writing the n-th checkpoint, `commit:<n>` between its rename and its manifest,
-`validation:<n>` in the n-th validation batch; `term:<n>` sends itself SIGTERM in the n-th backward pass instead.
-IDS_LOG names a file for the rows of every micro-batch.
+`before:<n>` and `after:<n>` the optimizer's n-th step, `write:<n>` half-way through writing the n-th checkpoint,
+`commit:<n>` between its rename and its manifest, `validation:<n>` in the n-th validation batch; `term:<n>` sends itself
+SIGTERM in the n-th backward pass instead, and `nan:<n>` spoils the loss of the n-th micro-batch. FAULT_RANK names the
+rank that it happens to; without, it happens to each. IDS_LOG names a file for the rows of every micro-batch.
 """
 
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -19,11 +21,14 @@ from launchers import train
 from launchers.command import run
 
 KIND, _, COUNT = os.environ.get("FAULT", "none:0").partition(":")
+RANK = os.environ.get("FAULT_RANK", "")
 IDS_LOG = os.environ.get("IDS_LOG")
 calls = {"n": 0}
 
 
 def due() -> bool:
+    if RANK not in ("", os.environ.get("LOCAL_RANK", "0")):
+        return False
     calls["n"] += 1
     return calls["n"] == int(COUNT)
 
@@ -58,6 +63,11 @@ def uncommitted(temporary: Path, final: Path, manifest: checkpoint.Manifest) -> 
 class Faults(Callback):
     """Sits in the trainer of any method."""
 
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if KIND == "nan":
+            step = module.training_step
+            module.training_step = lambda *args: spoilt(step(*args)) if due() else step(*args)  # type: ignore[method-assign]
+
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         if IDS_LOG:
             with open(f"{IDS_LOG}.{module.global_rank}", "a") as file:
@@ -69,9 +79,23 @@ class Faults(Callback):
         if KIND == "term" and due():
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        if KIND == "before" and due():
+            die()
+
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         if KIND == "validation" and due():
             die()
+
+
+def spoilt(loss: Any) -> Any:
+    """What a training step returns, not a number any more."""
+    return {**loss, "loss": loss["loss"] * math.nan} if isinstance(loss, dict) else loss * math.nan
+
+
+def stepped(module: LightningModule, *args: Any, **kwargs: Any) -> None:
+    if due():
+        die()
 
 
 def rows_of(batch: Any) -> list[int]:
@@ -82,6 +106,8 @@ def rows_of(batch: Any) -> list[int]:
 
 commit = checkpoint.commit
 LightningModule.configure_callbacks = lambda module: [Faults()]  # type: ignore[method-assign]
+if KIND == "after":
+    LightningModule.optimizer_step = around(LightningModule.optimizer_step, after=stepped)  # type: ignore[method-assign]
 if KIND == "write":
     Trainer.save_checkpoint = around(Trainer.save_checkpoint, after=half_written)  # type: ignore[method-assign]
 if KIND == "commit":
