@@ -68,6 +68,7 @@ class RunSchema:
     memory: Any = MISSING  # where the table of `memory` is written
     export: Any = MISSING  # what `export` writes, and whether it goes to the Hub
     slurm: Any = MISSING  # what a job asks a SLURM cluster for
+    benchmark: Any = MISSING  # how `benchmark` measures, and what it compares with
     environment: dict[str, Any] = field(default_factory=dict)  # variables that the machine needs, of the hardware file
 
 

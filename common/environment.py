@@ -11,8 +11,10 @@ from common.config import ConfigError
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # Read when Python, torch or the Hub's library is loaded, which has happened when a configuration is composed.
-EARLY = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "LD_LIBRARY_PATH", "LD_PRELOAD", "MKL_NUM_THREADS")
-EARLY += ("OMP_NUM_THREADS", "PYTHONHASHSEED", "PYTHONPATH", "TRANSFORMERS_OFFLINE")
+EARLY = frozenset(
+    {"HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "LD_LIBRARY_PATH", "LD_PRELOAD", "MKL_NUM_THREADS"}
+    | {"OMP_NUM_THREADS", "PYTHONHASHSEED", "PYTHONPATH", "TRANSFORMERS_OFFLINE"}
+)
 
 # Seconds that a collective waits for the slowest process. NCCL and torch read no such variable by themselves.
 TIMEOUT = "NCCL_TIMEOUT"

@@ -11,22 +11,26 @@ TOKENIZER = "common/tiny/weights/clip"  # of a text encoder that has none beside
 PARTS = ("vision", "language_model")  # names of published parts, where a model is composed of them
 
 
-def unloaded(node: Any) -> Any:
+def unloaded(node: Any, *, off: Mapping[str, Any] = OFF) -> Any:
     """A part of a configuration in which every recipe with `weights` and `architecture` takes random weights.
 
     Where `weights` is a folder, the architecture is that of its config.json.
+
+    Args:
+        node: the part.
+        off: values that replace those of such a recipe: what a trace cannot have; none for a real step.
     """
     if isinstance(node, list):
-        return [unloaded(each) for each in node]
+        return [unloaded(each, off=off) for each in node]
     if not isinstance(node, Mapping):
         return node
-    changed = {name: unloaded(value) for name, value in node.items()}
+    changed = {name: unloaded(value, off=off) for name, value in node.items()}
     if "weights" not in node or "architecture" not in node:
         return changed
     folder = Path(str(node["weights"])) / "config.json"
     if folder.is_file():
         changed["architecture"] = json.loads(folder.read_text())
-    changed |= {name: value for name, value in OFF.items() if name in node}
+    changed |= {name: value for name, value in off.items() if name in node}
     changed |= {name: None for name in PARTS if name in node}
     changed |= {"tokenizer": TOKENIZER} if node.get("tokenizer", "") is None else {}
     return changed | {"weights": "random"}

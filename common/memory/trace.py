@@ -89,11 +89,8 @@ def trace(module: Build[LightningModule], batch: Any, *, machine: Machine, weigh
         weights: what the strategy makes of them.
     """
     fake = FakeTensorMode()
-    with torch.device("meta"), _Zero():  # type: ignore[no-untyped-call]
-        model = module()
-        model.configure_model()
+    model = build_fake(module, fake)
     with fake:
-        _allocate(model)
         sizes = sizes_of(model)
         _cast(model, "bfloat16" if machine.precision == "bf16-true" else weights)
         optimizer = _optimizer(model, gpu=machine.gpu)
@@ -103,10 +100,10 @@ def trace(module: Build[LightningModule], batch: Any, *, machine: Machine, weigh
         ledger.weights(model)
         step = _first_step(model, optimizer, ledger)
         ledger.restart()
-        with _as_on(machine, autocast=machine.precision == "bf16-mixed" and weights != "bfloat16"):
+        with as_on(machine, autocast=machine.precision == "bf16-mixed" and weights != "bfloat16"):
             loss: Any = model.training_step(inputs, 0)
         optimizer.zero_grad()  # after the forward pass, where Lightning does it
-        with _as_on(machine, autocast=False):
+        with as_on(machine, autocast=False):
             loss.backward()
     return Trace(
         sizes=sizes,
@@ -115,6 +112,16 @@ def trace(module: Build[LightningModule], batch: Any, *, machine: Machine, weigh
         moments=tuple(ledger.moments()),
         step=step,
     )
+
+
+def build_fake(module: Build[LightningModule], fake: FakeTensorMode) -> LightningModule:
+    """A module of fake tensors; nothing is read, and nothing is drawn at random."""
+    with torch.device("meta"), _Zero():  # type: ignore[no-untyped-call]
+        model = module()
+        model.configure_model()
+    with fake:
+        _allocate(model)
+    return model
 
 
 def _allocate(model: LightningModule) -> None:
@@ -169,7 +176,8 @@ def _first_step(model: LightningModule, optimizer: Optimizer, ledger: Ledger) ->
 
 
 @contextmanager
-def _as_on(machine: Machine, *, autocast: bool) -> Iterator[None]:
+def as_on(machine: Machine, *, autocast: bool) -> Iterator[None]:
+    """What a step without storage needs to run as it would on a machine; see the head of this file."""
     with ExitStack() as stack:
         # transformers cannot ask fake positions whether a row is packed of several texts, and would make a mask that
         # every block keeps a copy of; what is packed here brings a mask of its own.

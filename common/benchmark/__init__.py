@@ -1,0 +1,1 @@
+"""How fast the training step of a composed run is, and against what."""
