@@ -23,7 +23,7 @@ from common.files import atomic_write_text
 log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 NAME = re.compile(r"step_\d{7,}\.ckpt")
-TEMPORARY = re.compile(r"\.+(step_\d{7,}\.(ckpt|json)|last|direction)(\.part)?(\.[0-9a-f]{8})?\.part")
+TEMPORARY = re.compile(r"\.+(step_\d{7,}\.(ckpt|json)|last|direction)(\.part|\.[0-9a-f]{8})*\.part")
 CHUNK = 1 << 24
 
 

@@ -130,6 +130,7 @@ def test_cleaning_takes_only_what_a_run_writes(tmp_path: Path) -> None:
     folder.mkdir()
     strangers = [".step_notes.part", "step_0000001_mine.ckpt", "step_0000001_mine.json", ".part", "notes.part"]
     ours = [".step_0000009.ckpt.part", "..step_0000009.json.part.0123abcd.part", ".last.0123abcd.part"]
+    ours += [".step_0000009.ckpt.00000002.part", "..step_0000009.json.00000002.part.0123abcd.part"]
     for name in [*strangers, *ours]:
         (folder / name).write_text("{}")
     fit(tmp_path)
