@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from common.files import read_jsonl
 from common.loggers import read_metrics
@@ -43,6 +44,11 @@ def run(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(clips, tmp_path_factory.mktemp("run"), "callbacks=[ema,clips]", "callbacks.clips.count=2")
 
 
+def difference(video: str | Path, frames: NDArray[np.uint8]) -> float:
+    """Mean absolute difference of a clip to frames, of 255."""
+    return float(np.abs(read(str(video), range(16)).frames.astype(int) - frames).mean())
+
+
 def trained(clips: Path, folder: Path, *more: str) -> Path:
     train.main(compose(*SMALL, f"paths.data='{clips}'", f"paths.run='{folder}'", *more))
     return folder
@@ -79,7 +85,7 @@ def test_a_sample_is_what_generate_makes_of_the_averaged_weights(run: Path, clip
     generate.main(compose(*SMALL, *where, "callbacks=ema"))
     made, other = read_jsonl(tmp_path / "generated.jsonl")
     shown = read(run / "samples" / "step_0000002_row_0000.mp4", range(16)).frames
-    assert np.array_equal(read(made["video"], range(16)).frames, shown)
+    assert difference(made["video"], shown) < 0.2  # not 0: two clips at once round otherwise than one
     assert other["video"] == str(named)
-    assert not np.array_equal(read(named, range(16)).frames, shown)  # another name, another noise
+    assert difference(named, shown) > 2  # another name, another noise
     assert [path.name for path in named.parent.iterdir()] == [named.name]
