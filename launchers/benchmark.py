@@ -11,6 +11,7 @@ from typing import Any
 from lightning import seed_everything
 from omegaconf import DictConfig
 
+from common.benchmark.coverage import add
 from common.benchmark.record import read, refuse_other, slower, table
 from common.benchmark.subject import Subject
 from common.config import ROOT, plain
@@ -37,13 +38,15 @@ def main(cfg: DictConfig) -> None:
     trainer = trainer_of(cfg, **subject.trainer_keys())
     set_timeout(trainer.strategy)
     data, module = subject.data(trainer.accumulate_grad_batches), subject.module()
-    trainer.fit(module, data)  # type: ignore[arg-type]  # a loader or a data module, as Lightning takes both
+    trainer.fit(module, data)
     if not trainer.is_global_zero:
         return
     what = subject.what(trainer, experiment=str(chosen("experiment")), hardware=str(chosen("hardware")))
     record = {"what": what, **made(), "figures": subject.figures(trainer, memory_run(cfg))}
     path = Path(asked["write"])
     atomic_write_text(path, json.dumps(record, indent=2) + "\n")
+    if asked["record"] is not None:
+        add(ROOT / asked["record"], record)
     if before is not None:
         refuse_other(before, record)
     where = f"{what['devices'] * what['nodes']} x {what['device']}, {what['strategy']}, {what['precision']}"

@@ -8,32 +8,44 @@ from typing import Any
 # What cannot be traced without storage. Fused kernels would store less than the plain ones that are counted instead.
 OFF = {"compile_blocks": False, "liger": False, "quantize": False}
 TOKENIZER = "common/tiny/weights/clip"  # of a text encoder that has none beside its weights: only their number counts
+STARTS = ("stage1",)  # run folders whose weights a model goes on from
 PARTS = ("vision", "language_model")  # names of published parts, where a model is composed of them
 
 
-def unloaded(node: Any, *, off: Mapping[str, Any] = OFF) -> Any:
+def unloaded(node: Any, *, off: Mapping[str, Any] = OFF, name: str = "") -> Any:
     """A part of a configuration in which every recipe with `weights` and `architecture` takes random weights.
 
-    Where `weights` is a folder, the architecture is that of its config.json.
+    Where `weights` is a folder, the architecture is that of its config.json, or of the part of a pipeline.
 
     Args:
         node: the part.
         off: values that replace those of such a recipe: what a trace cannot have; none for a real step.
+        name: key that the part stands under.
     """
     if isinstance(node, list):
         return [unloaded(each, off=off) for each in node]
     if not isinstance(node, Mapping):
         return node
-    changed = {name: unloaded(value, off=off) for name, value in node.items()}
+    changed = {key: unloaded(value, off=off, name=key) for key, value in node.items()}
+    changed |= {key: "random" for key in STARTS if node.get(key) is not None}
     if "weights" not in node or "architecture" not in node:
         return changed
-    folder = Path(str(node["weights"])) / "config.json"
-    if folder.is_file():
-        changed["architecture"] = json.loads(folder.read_text())
-    changed |= {name: value for name, value in off.items() if name in node}
-    changed |= {name: None for name in PARTS if name in node}
-    changed |= {"tokenizer": TOKENIZER} if node.get("tokenizer", "") is None else {}
+    folder = Path(str(node["weights"]))
+    changed |= {"architecture": found} if (found := _architecture(folder, name)) else {}
+    changed |= {key: value for key, value in off.items() if key in node}
+    changed |= {key: None for key in PARTS if key in node}
+    if node.get("tokenizer", "") is None:
+        changed["tokenizer"] = str(folder) if (folder / "tokenizer").is_dir() else TOKENIZER
     return changed | {"weights": "random"}
+
+
+def _architecture(folder: Path, part: str) -> dict[str, Any] | None:
+    """The architecture that a folder of weights names, itself or in the folder of a part; None where none does."""
+    for file in (folder / "config.json", folder / part / "config.json"):
+        if file.is_file():
+            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return {key: value for key, value in content.items() if not key.startswith("_")}
+    return None
 
 
 def uses(node: Any, key: str) -> list[Any]:

@@ -81,14 +81,14 @@ def _cell(run: MemoryRun, needed: Need) -> str:
     return size(needed.total) if fits else f"({size(needed.total)})"
 
 
-def write(page: Path, text: str) -> None:
+def write(page: Path, text: str, *, begin: str = BEGIN, end: str = END) -> None:
     """Puts a text between the markers of a page.
 
     Raises:
         ValueError: the page has not exactly one pair of them.
     """
-    before, begun, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not begun or not ended or BEGIN in after:
-        raise ValueError(f"{page} needs one line {BEGIN} and behind it one line {END}")
-    atomic_write_text(page, f"{before}{BEGIN}\n{text}\n{END}{after}")
+    before, begun, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not begun or not ended or begin in after:
+        raise ValueError(f"{page} needs one line {begin} and behind it one line {end}")
+    atomic_write_text(page, f"{before}{begin}\n{text}\n{end}{after}")

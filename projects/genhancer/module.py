@@ -74,7 +74,8 @@ class GenHancer(LightningModule):
                 stage.
             whole: the vision tower learns whole instead: an ablation.
             train: in the second stage "all", or "only" the tower.
-            stage1: run folder of the first stage; null in the first, or to do without one: an ablation.
+            stage1: run folder of the first stage; null in the first, or to do without one: an ablation. "random" stands
+                for one in measurements.
             load_step: which of its checkpoints: "last", "best" or a number of steps.
             distillation: weight of the distance of the class embeddings from those of the tower before its adapters.
             shuffle: each sample sees the conditions of another: a control, from which nothing can be learned.
@@ -124,7 +125,7 @@ class GenHancer(LightningModule):
             self.reconstructor = self.recipes["reconstructor"]()
             if self.learns_tower:
                 self.tower = self._adapted(self.recipes["tower"]())
-            if self.stage1 is not None:
+            if self.stage1 is not None and self.stage1 != "random":
                 checkpoint = find_stage1(self.stage1, self.load_step)
                 load_stage1(self, checkpoint, tower=self.seeing().identity)
             if self.train_parts == ONLY:

@@ -51,3 +51,14 @@ def test_a_recipe_that_reads_nothing(tmp_path: Path) -> None:
         ],
     }
     assert paths_of(node, "quantize", "model.") == ["model.model.quantize"]
+
+
+def test_a_part_of_a_pipeline_has_the_architecture_of_its_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "unet" / "config.json").write_text('{"_class_name": "x", "channels": 4}')
+    part = {"weights": str(tmp_path), "architecture": None, "tokenizer": None}
+    found = unloaded({"unet": part, "stage1": "outputs/first"})
+    expected = {"weights": "random", "architecture": {"channels": 4}, "tokenizer": str(tmp_path)}
+    assert found == {"unet": expected, "stage1": "random"}
+    assert unloaded({"unet": {**part, "quantize": True}}, off={})["unet"]["quantize"] is True
