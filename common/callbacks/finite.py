@@ -41,22 +41,24 @@ class FiniteSteps(Callback):
             run: the run folder; `non_finite.json` in it lists the samples of a step that stopped the run.
         """
         self.run = Path(run)
-        self._finite: list[Tensor] = []  # bool (), of each micro-batch of the step; read once a step
+        self._micro_batch = 0  # of the step
+        self._finite: dict[int, Tensor] = {}  # bool (), of each micro-batch of the step; read once a step
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finite = []
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._micro_batch = batch_idx % trainer.accumulate_grad_batches
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        self._finite.append(loss.detach().isfinite().all())
+        self._finite[self._micro_batch] = loss.detach().isfinite().all()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        losses, self._finite = torch.stack(self._finite).tolist(), []
-        bad = [number for number, finite in enumerate(losses) if not finite]
+        numbers, losses = list(self._finite), torch.stack(list(self._finite.values())).tolist()
+        self._finite = {}
+        bad = [number for number, finite in zip(numbers, losses, strict=True) if not finite]
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         sound = not bad and (scaled or _finite_gradients(optimizer))
         if trainer.strategy.reduce_boolean_decision(sound, all=True):
             return
-        micro_batches = bad or list(range(len(losses)))
+        micro_batches = bad or numbers
         found = None
         if not sound:
             samples = _samples(trainer, micro_batches)
