@@ -8,7 +8,8 @@ import pytest
 from tests.experiments import turn
 
 ROOT = Path(__file__).resolve().parents[1]
-FEW = {"task=shapes": ["task.clips={train:40,val:8,test:12}", "task.edits={train:40,val:8,test:16}"]}
+FEW_CLIPS = ["task.clips={train:40,val:8,test:12}", "task.edits={train:40,val:8,test:16}"]
+FEW = {"task=shapes": [*FEW_CLIPS, "task.pairs={train:20,val:12,test:12}"]}
 
 
 def pytest_report_header() -> str:

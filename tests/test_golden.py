@@ -13,6 +13,7 @@ from common.loggers import read_metrics
 from launchers import train
 from launchers.command import compose
 from tests.experiments import tiny
+from tests.stages import first_stage
 
 FOLDER = Path(__file__).parent / "golden"
 STEPS = 6
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.golden
 def test_first_losses(experiment: str, shapes: Path, tmp_path: Path) -> None:
     small = [f"steps={STEPS}", f"validate_every={STEPS}", "batch.global=4", "batch.micro=2", "prepare=[]"]
     where = [f"paths.data='{shapes}'", f"paths.run='{tmp_path}'", "callbacks.metrics_log.every=1"]
-    train.main(compose(f"experiment={experiment}", *small, *where))
+    train.main(compose(f"experiment={experiment}", *small, *where, *first_stage(experiment, shapes)))
     losses = [value for _, value in sorted(read_metrics(tmp_path / "metrics.csv")["train/loss"].items())]
     path = FOLDER / f"{experiment}.json"
     if os.environ.get("FRAMELAB_UPDATE_GOLDEN"):

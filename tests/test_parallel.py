@@ -16,6 +16,7 @@ from common.checkpoint import committed, load_file, locate
 from common.loggers import read_metrics
 from launchers.command import compose
 from tests.experiments import matrix
+from tests.stages import first_stage
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,7 @@ def train(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
         if overrides not in done:
             folder = tmp_path_factory.mktemp("run")
             few = [f"data.val.annotations='{uneven}'"] if asks_questions(overrides[0]) else []
+            few += first_stage(overrides[0].partition("=")[2], shapes)
             ended = launch(folder, f"paths.data='{shapes}'", *few, *overrides)
             assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-6000:]
             done[overrides] = locate("last", folder).parents[1]

@@ -15,6 +15,7 @@ from common.callbacks.stopping import EXIT_STOPPED
 from common.checkpoint import committed, load_file, locate
 from common.loggers import read_metrics
 from tests.experiments import matrix
+from tests.stages import first_stage
 from tests.test_parallel import WAYS, averages, needs_deepspeed, without_average
 
 pytestmark = pytest.mark.slow
@@ -55,7 +56,7 @@ def losses(folder: Path) -> dict[str, dict[int, float]]:
 @pytest.fixture(scope="module", params=METHODS)
 def method(request: pytest.FixtureRequest, shapes: Path) -> list[str]:
     """Overrides that choose a tiny method and its data."""
-    return [f"experiment={request.param}", f"paths.data={shapes}", "prepare=[]"]
+    return [f"experiment={request.param}", f"paths.data={shapes}", "prepare=[]", *first_stage(request.param, shapes)]
 
 
 @pytest.fixture(scope="module")

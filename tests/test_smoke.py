@@ -12,8 +12,13 @@ from common.loggers import read_metrics
 from launchers import evaluate, export, generate, train
 from launchers.command import compose, prepare
 from tests.experiments import tiny
+from tests.stages import first_stage
 
-SIZES = ["task.clips={train:24,val:6,test:12}", "task.edits={train:24,val:6,test:12}"]
+SIZES = [
+    "task.clips={train:24,val:6,test:12}",
+    "task.edits={train:24,val:6,test:12}",
+    "task.pairs={train:12,val:6,test:6}",
+]
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +27,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def configure(experiment: str, root: Path, *overrides: str) -> DictConfig:
+    overrides = (*first_stage(experiment, root / "data"), *overrides)
     small = ["steps=4", "validate_every=2", "batch.global=4", "batch.micro=2", "batch.eval=8", "request.count=2"]
     always = [
         f"paths.data={root}/data",
@@ -34,9 +40,9 @@ def configure(experiment: str, root: Path, *overrides: str) -> DictConfig:
 
 @pytest.mark.parametrize("experiment", tiny())
 def test_train_resume_evaluate_generate_export(experiment: str, root: Path) -> None:
+    bare = compose(f"experiment={experiment}", "paths.run=.", f"paths.data={root}/data")
+    prepare([[*each, *SIZES] if "task=shapes" in each else each for each in bare.prepare], paths=bare.paths)
     cfg = configure(experiment, root)
-    needs = compose(f"experiment={experiment}", "paths.run=.", f"paths.data={root}/data").prepare
-    prepare([[*each, *SIZES] if "task=shapes" in each else each for each in needs], paths=cfg.paths)
     run = root / experiment
     objective = train.main(cfg)
     assert objective is not None
