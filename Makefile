@@ -61,7 +61,7 @@ check: lint types test slow  ## what CI runs: lint, types, tests, then the large
 check-rest: lint types slow  ## check without test
 
 .PHONY: slow
-slow: $(READY)  ## two processes, kill and resume (one method a day in turn), notebooks, the learning rung of the default method
+slow: $(READY)  ## two processes, kill and resume (one method a day in turn), SLURM, notebooks, the default method learning
 	$(PYTEST) -m "slow and not nightly"
 
 .PHONY: nightly
@@ -71,6 +71,11 @@ nightly: lint types  ## everything
 .PHONY: learn
 learn: $(READY)  ## trains each tiny method until it reaches its stated number, and writes RESULTS.md
 	FRAMELAB_WRITE_RESULTS=1 $(PYTEST) -s -m learning
+
+.PHONY: slurm
+slurm:  ## the SLURM that tests/slurm starts on this machine (Debian, as root); without it they skip and say so
+	apt-get update -qq
+	apt-get install -qq --no-install-recommends slurm-wlm munge
 
 .PHONY: golden
 golden: $(READY)  ## records the golden numbers again; look at the difference before you commit it

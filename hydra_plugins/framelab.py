@@ -1,6 +1,6 @@
-"""hydra accepts launchers from packages of this name alone; what they do is in `launchers/`."""
+"""hydra accepts launchers and sweepers from packages of this name alone; what they do is in `launchers/`."""
 
-from launchers import array, processes
+from launchers import array, processes, search
 
 
 class Processes(processes.ProcessLauncher):
@@ -9,3 +9,7 @@ class Processes(processes.ProcessLauncher):
 
 class Slurm(array.SlurmLauncher):
     """cluster=slurm."""
+
+
+class Optuna(search.OptunaSweeper):
+    """hydra/sweeper=optuna."""

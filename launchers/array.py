@@ -1,9 +1,7 @@
 """cluster=slurm: the jobs of a sweep as an array of SLURM, through submitit."""
 
-import importlib
 import logging
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,52 +10,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from common.config import ROOT, ConfigError
-from common.files import atomic_write_text
-from common.jobs import Job, refuse_other_code, with_states
-from common.slurm import ENDED, JOB, SlurmError, queue
-from launchers.command import run
+from common.config import ConfigError
+from common.jobs import Job, with_states
+from common.slurm import ENDED, SlurmError, queue
 from launchers.jobs import JobLauncher, recorded
+from launchers.task import Task, completed
 
 log = logging.getLogger(__name__)
 FOLDER = ".submitit"
 SHAPE = ("nodes", "tasks", "cpus", "gpus")  # of a job; one for all of an array
 UNLIMITED = 1_000_000  # time-outs that submitit counts; what bounds requeues is that a run gets on (common/run.py)
-
-
-class Task:
-    """What submitit keeps in a file and calls in each task of a job: a command line, and nothing of this session."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-
-    def __call__(self) -> None:
-        """Runs the command as if it had been typed here; what goes wrong ends the task with a status that is not 0."""
-        refuse_other_code(self.job.code, ROOT)
-        os.environ[JOB] = self.job.folder
-        rank = int(os.environ["SLURM_PROCID"])
-        quiet = [f"hydra.job.name={self.job.command.rpartition('.')[2]}_rank_{rank}", "hydra.output_subdir=null"]
-        sys.argv = [self.job.command, *self.job.arguments(), *(quiet if rank else [])]
-        run(importlib.import_module(self.job.command).main, config_name=self.job.config_name)
-        if rank == 0:
-            atomic_write_text(completed(self.job, os.environ), "COMPLETED\n")
-
-    def checkpoint(self) -> Any:
-        """What submitit keeps for the next start: the same; the run folder knows where to go on."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
-
-
-def completed(job: Job, environment: Mapping[str, str]) -> Path:
-    """The file that says that a job has ended well, when SLURM has forgotten it."""
-    array, member = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
-    return ended_file(job, f"{array}_{member}" if array else environment["SLURM_JOB_ID"])
-
-
-def ended_file(job: Job, id: str) -> Path:
-    """The same, by the name that SLURM gave the job."""
-    return Path(job.folder) / f".completed-{id}"
 
 
 class SlurmLauncher(JobLauncher):
@@ -162,7 +124,7 @@ class SlurmLauncher(JobLauncher):
         try:
             executor = SlurmExecutor(folder / "%j", max_num_timeout=UNLIMITED)
             executor.update_parameters(**{name: value for name, value in self.asked.items() if value is not None})
-            submitted = executor.submit_array([Task(job) for job in batch])
+            submitted = executor.submit_array([task_of(job) for job in batch])
         except (FailedSubmissionError, RuntimeError) as error:
             raise SlurmError(f"SLURM took no job: {error}") from error
         jobs = [replace(job, id=each.job_id) for job, each in zip(batch, submitted, strict=True)]
@@ -186,6 +148,12 @@ class SlurmLauncher(JobLauncher):
                 return jobs
 
 
+def task_of(job: Job) -> Task:
+    """What is submitted of a job."""
+    code = job.code
+    return Task(job.command, job.config_name, tuple(job.arguments()), job.folder, code.revision, code.changes)
+
+
 GONE = "GONE"  # SLURM has forgotten the job, and it did not end well
 
 
@@ -194,6 +162,6 @@ def standing(jobs: Sequence[Job], states: Mapping[str, str]) -> list[Job]:
     now = []
     for job in with_states(jobs, dict(states)):
         forgotten = job.id not in states and job.state not in ENDED
-        done = job.id is not None and ended_file(job, job.id).exists()
+        done = job.id is not None and os.path.exists(completed(job.folder, job.id))
         now.append(replace(job, state="COMPLETED" if done else GONE) if forgotten else job)
     return now

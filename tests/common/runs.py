@@ -21,7 +21,7 @@ def make_run(folder: Path, state: Mapping[str, Tensor], *, target: str = "x", **
     final = folder / "checkpoints" / "step_0000007.ckpt"
     final.parent.mkdir()
     (final.parent / "direction").write_text("min\n")
-    temporary = final.with_suffix(".part")
+    temporary = final.with_name(f".{final.name}.part")
     torch.save({"state_dict": dict(state)}, temporary)
     size, crc32 = temporary.stat().st_size, checksum(temporary)
     commit(temporary, final, Manifest(step=7, samples=14, size=size, crc32=crc32, objective="val/loss"))

@@ -1,6 +1,6 @@
 """A real SLURM on one machine: two virtual nodes, started and stopped by process id, without systemd.
 
-python -m tests.slurm.one_machine FOLDER       starts it, prints what to export, and stops it on Ctrl-C
+python -m tests.slurm.one_machine FOLDER       starts it, prints what to export, and stops it on Ctrl-C or SIGTERM
 
 Everything it writes, its sockets and its key lie in FOLDER; its ports are free ones. So several may run at once, and
 the SLURM of a real cluster is not touched.
@@ -221,14 +221,16 @@ def _kill(pid: int, number: signal.Signals) -> None:
 if __name__ == "__main__":
     if (reason := problem()) is not None:
         sys.exit(reason)
+    stops = {signal.SIGINT, signal.SIGTERM}
     cluster = Cluster(Path(sys.argv[1]).resolve())
-    cluster.start()
     try:
+        cluster.start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, stops)
         print(
             *(f"export {name}={cluster.environment[name]}" for name in ("SLURM_CONF", "MASTER_ADDR")),
             sep="\n",
             flush=True,
         )
-        signal.pause()
+        signal.sigwait(stops)
     finally:
         cluster.stop()
