@@ -174,10 +174,11 @@ def locate(ckpt: str, runs: Path) -> Path:
 
 
 def _newest_run(runs: Path) -> Path:
-    candidates = sorted(folder.parents[1] for folder in runs.glob(f"**/{FOLDER}/last"))
-    if not candidates:
+    """The run that saved last. Not by the pointers `last`: the first save may have been cut off before it wrote one."""
+    newest = {folder.parent: saved[-1] for folder in runs.glob(f"**/{FOLDER}") if (saved := committed(folder))}
+    if not newest:
         raise CheckpointError(f"no run with a checkpoint below {runs}; leave ckpt out to start one")
-    return max(candidates, key=lambda run: (run / FOLDER / "last").stat().st_mtime_ns)
+    return max(newest, key=lambda run: newest[run].with_suffix(".json").stat().st_mtime_ns)
 
 
 def _direction(run: Path) -> str:

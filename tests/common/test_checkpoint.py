@@ -65,6 +65,8 @@ def test_locating(tmp_path: Path) -> None:
     assert ck.locate(str(first), runs) == first
     with pytest.raises(ck.CheckpointError, match="no run with a checkpoint"):
         ck.locate("last", tmp_path / "nothing")
+    (third.parent / "last").unlink()  # a first save that was cut off before the pointer
+    assert ck.locate("last", runs) == third
     third.write_bytes(b"x")
     with pytest.raises(ck.CheckpointError, match="damaged"):
         ck.locate(str(third), runs)
