@@ -77,6 +77,10 @@ slurm:  ## the SLURM that tests/slurm starts on this machine (Debian, as root); 
 	apt-get update -qq
 	apt-get install -qq --no-install-recommends slurm-wlm munge
 
+.PHONY: faults
+faults: $(READY)  ## puts every kind of fault into a run of each tiny method, and writes the count into RESULTS.md
+	FRAMELAB_WRITE_FAULTS=1 $(PYTEST) -s tests/faults
+
 .PHONY: golden
 golden: $(READY)  ## records the golden numbers again; look at the difference before you commit it
 	FRAMELAB_UPDATE_GOLDEN=1 $(PYTEST) -m golden

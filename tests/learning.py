@@ -45,8 +45,6 @@ def write_results(title: str, record: dict[str, Any], *, told: str | None = None
     rows = record["rows"]
     columns = list(rows["real"])
     lines = [
-        f"## {title}",
-        "",
         f"{date.today()}, revision {str(record['revision'])[:12]}, two CPU cores. {told or _answers(rows)}",
         "",
         "| | " + " | ".join(columns) + " |",
@@ -55,9 +53,14 @@ def write_results(title: str, record: dict[str, Any], *, told: str | None = None
     for name, row in rows.items():
         cells = [cell(row.get(column)) for column in columns]
         lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    put_section(title, "\n".join(lines))
+
+
+def put_section(title: str, content: str) -> None:
+    """Puts a section into RESULTS.md in place of the one of this title; others stay."""
     text = RESULTS.read_text() if RESULTS.exists() else HEAD
     sections = [part for part in re.split(r"(?m)^(?=## )", text)[1:] if not part.startswith(f"## {title}\n")]
-    sections.append("\n".join(lines) + "\n")
+    sections.append(f"## {title}\n\n{content}\n")
     RESULTS.write_text("\n".join([HEAD, *(section.strip() + "\n" for section in sorted(sections))]))
 
 

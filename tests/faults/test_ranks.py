@@ -1,0 +1,65 @@
+"""Faults of one process of two: both stop, none writes, and the run goes on."""
+
+import contextlib
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from common.callbacks.finite import RECORD
+from common.checkpoint import committed, load_file
+from common.loggers import read_metrics
+from tests.faults.ledger import Ledger
+from tests.test_parallel import WAYS
+from tests.test_resume import run_of, train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def method(shapes: Path) -> list[str]:
+    return ["experiment=video_chatgpt_tiny", f"paths.data={shapes}", "prepare=[]"]
+
+
+@pytest.fixture
+def second_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faults happen to rank 1 alone."""
+    monkeypatch.setitem(os.environ, "FAULT_RANK", "1")
+
+
+def finishes(folder: Path, *overrides: str) -> bool:
+    """Whether the run goes on from step 3 to its end, every step reported."""
+    assert train(folder, *overrides, "ckpt=last") == 0
+    last = committed(run_of(folder) / "checkpoints")[-1]
+    losses = read_metrics(run_of(folder) / "metrics.csv")["train/loss"]
+    return load_file(last)["global_step"] == 10 and sorted(losses) == list(range(1, 11))
+
+
+@pytest.mark.usefixtures("second_rank")
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_a_loss_of_one_rank_that_is_not_finite_stops_all(
+    way: str, method: list[str], ledger: Ledger, tmp_path: Path
+) -> None:
+    told = r"step 5 is not finite: loss of rank 1, micro-batch 2, samples \S+\. The optimizer has not used it"
+    with pytest.raises(AssertionError, match=told):
+        train(tmp_path, *method, *WAYS[way], fault="nan:18")  # the second of the four micro-batches of step 5
+    run = run_of(tmp_path)
+    (found,) = json.loads((run / RECORD).read_text())["findings"]
+    assert (found["rank"], found["what"], found["micro_batches"], len(found["samples"])) == (1, "loss", [1], 1)
+    assert [path.name for path in committed(run / "checkpoints")] == ["step_0000003.ckpt"]
+    assert sorted(read_metrics(run / "metrics.csv")["train/loss"]) == [1, 2, 3, 4]
+    held = finishes(tmp_path, *method, *WAYS[way])
+    ledger.count(f"loss of one rank of two is not a number ({way})", lost=not held)
+    assert held
+
+
+@pytest.mark.usefixtures("second_rank")
+def test_a_rank_that_is_killed_ends_the_run(method: list[str], ledger: Ledger, tmp_path: Path) -> None:
+    with contextlib.suppress(AssertionError):  # rank 0 meets a closed connection, if it is not killed before that
+        assert train(tmp_path, *method, *WAYS["ddp"], fault="micro:18") == -signal.SIGKILL
+    assert [path.name for path in committed(run_of(tmp_path) / "checkpoints")] == ["step_0000003.ckpt"]
+    held = finishes(tmp_path, *method, *WAYS["ddp"])
+    ledger.count("one rank of two is killed", lost=not held)
+    assert held
