@@ -28,13 +28,9 @@ def matrix(pattern: str = "*_tiny.yaml", *, always: tuple[str, ...] = ()) -> lis
 def one_of_each() -> list[Any]:
     """The shortest name of each method as parameters of a slow test; all but that of the method in turn are nightly."""
     names = sorted(path.stem for path in (CONF / "experiment").glob("*_tiny.yaml"))
-    first = [
-        min((name for name in names if method_of(name) == each), key=len) for each in sorted({*map(method_of, names)})
-    ]
-    there = [name for name in first if method_of(name) == turn()] or first[
-        :1
-    ]  # a method may have no tiny experiment yet
-    return [name if name in there else pytest.param(name, marks=pytest.mark.nightly) for name in first]
+    first = {each: min((name for name in names if method_of(name) == each), key=len) for each in map(method_of, names)}
+    today = turn() if turn() in first else min(first)  # a method may have no tiny experiment yet
+    return [_marked(name) if each != today else name for each, name in first.items()]
 
 
 def methods() -> list[str]:
