@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -113,12 +114,14 @@ class SlurmLauncher(JobLauncher):
             return self._wait(sweep, earlier, jobs)
         except KeyboardInterrupt:
             log.warning("the jobs stay in the queue")
-            raise
+            raise SystemExit(128 + signal.SIGINT) from None
 
     def _submit(self, sweep: Path, batch: Sequence[Job]) -> list[Job]:
-        from submitit import SlurmExecutor
-        from submitit.core.utils import FailedSubmissionError
-
+        try:
+            from submitit import SlurmExecutor
+            from submitit.core.utils import FailedSubmissionError
+        except ModuleNotFoundError as error:
+            raise ConfigError("cluster=slurm needs submitit: pip install -e '.[slurm]'") from error
         folder = sweep / FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)  # what lies there is executed
         try:

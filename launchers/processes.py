@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 
 from common.config import ROOT, ConfigError
-from common.jobs import Job, refuse_other_code
+from common.jobs import Job, JobError, refuse_other_code
 from launchers.jobs import JobLauncher, recorded
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class ProcessLauncher(JobLauncher):
         try:
             while waiting or running:
                 while waiting and len(running) < self.at_once:
-                    running.append(self._started(jobs, waiting.pop(0), running))
+                    self._start_one(jobs, waiting.pop(0), running)
                     recorded(sweep, earlier, jobs)
                 time.sleep(LOOK_EVERY_SECONDS)
                 for each in [each for each in running if each.process.poll() is not None]:
@@ -74,18 +74,23 @@ class ProcessLauncher(JobLauncher):
                     jobs[each.position] = _ended(jobs[each.position], each.process.returncode)
                     recorded(sweep, earlier, jobs)
         finally:
-            _stop(running)
+            _stop(jobs, running)
+            recorded(sweep, earlier, jobs)
             signal.signal(signal.SIGTERM, before)
         return jobs
 
-    def _started(self, jobs: list[Job], position: int, running: Sequence[Running]) -> Running:
+    def _start_one(self, jobs: list[Job], position: int, running: list[Running]) -> None:
         job = jobs[position]
-        refuse_other_code(job.code, ROOT)
+        try:
+            refuse_other_code(job.code, ROOT)
+        except JobError as error:  # those that run have loaded the code that they were meant for
+            log.error("job %d: %s", job.number, error)
+            jobs[position] = replace(job, state="REFUSED")
+            return
         log.info("job %d: %s", job.number, " ".join(job.overrides))
         place = min({*range(self.at_once)} - {each.place for each in running})
-        process = self._process(job, place)
+        running.append(Running(position, place, self._process(job, place)))
         jobs[position] = replace(job, state="RUNNING")
-        return Running(position, place, process)
 
     def _process(self, job: Job, place: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", job.command, *job.arguments()]
@@ -118,9 +123,10 @@ def _leave(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _stop(running: Sequence[Running]) -> None:
+def _stop(jobs: list[Job], running: Sequence[Running]) -> None:
     """Asks what still runs to save and stop, and waits for it."""
     for each in running:
         each.process.terminate()
     for each in running:
         each.process.wait()
+        jobs[each.position] = replace(jobs[each.position], state="STOPPED")

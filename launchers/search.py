@@ -51,8 +51,10 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the search and writes the best settings into the folder of the sweep."""
-        import optuna
-
+        try:
+            import optuna
+        except ModuleNotFoundError as error:
+            raise ConfigError("hydra/sweeper=optuna needs Optuna: pip install -e '.[optuna]'") from error
         if OmegaConf.select(self.config, "slurm.detach"):
             raise ConfigError("a search reads what each job comes to before the next, so slurm.detach=true cannot be")
         words = {word.partition("=")[0].lstrip("+"): word for word in self._words(arguments)}

@@ -20,6 +20,7 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol", "squeue")
 NODES = ("node1", "node2")
 PACKAGES = "slurm-wlm munge"
+NODE = "ONE_MACHINE_DAEMON"  # marks the daemons and what they start to watch over jobs
 
 # cred_expire: a job that is put back waits as long, two minutes by default. config_overrides: the nodes have more cores
 # than the machine. preempt_send_user_signal: a job that makes room gets the signal it asked for, not SIGTERM alone.
@@ -139,33 +140,31 @@ class Cluster:
         with open(self.folder / f"{name}.out", "ab") as out:
             path = _program(program)
             assert path is not None
+            environment = self.environment | {NODE: name}
             self.daemons[name] = subprocess.Popen(
-                [path, *arguments], stdout=out, stderr=out, env=self.environment, start_new_session=True
+                [path, *arguments], stdout=out, stderr=out, env=environment, start_new_session=True
             )
 
     def kill_node(self, node: str) -> None:
-        """What a power cut does to a node: its daemon and all that runs on it are gone at once."""
-        for pid in self._children(self.daemons[node].pid) | self._steps(node):
+        """What a power cut does to a node: its daemons and all that runs on it are gone before one could tell."""
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in self._with(f"{NODE}={node}"):  # the daemon, and those that watch over jobs
+                _kill(pid, number)
+        for pid in self._with(f"SLURMD_NODENAME={node}"):
             _kill(pid, signal.SIGKILL)
         self.daemons.pop(node).wait()
 
-    def _steps(self, node: str) -> set[int]:
-        """Processes of jobs on a node: they have left the daemon's children for process groups of their own."""
+    def _with(self, variable: str) -> set[int]:
+        """Processes of this cluster with a variable: those of jobs are not children of the daemons any more."""
         found = set()
         for path in Path("/proc").glob("[0-9]*/environ"):
             try:
                 variables = path.read_bytes().split(b"\0")
             except OSError:  # it has ended, or is another user's
                 continue
-            ours = f"SLURM_CONF={self.folder / 'slurm.conf'}".encode() in variables
-            if ours and f"SLURMD_NODENAME={node}".encode() in variables:
+            ours = f"SLURM_CONF={self.folder / 'slurm.conf'}".encode()
+            if {ours, variable.encode()} <= {*variables}:
                 found |= {int(path.parent.name)}
-        return found
-
-    def _children(self, pid: int) -> set[int]:
-        found = {pid}
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            found |= self._children(int(child))
         return found
 
     def run(self, *command: str) -> str:
@@ -200,12 +199,9 @@ class Cluster:
         if "slurmctld" in self.daemons:
             self.run("scancel", "--full", "--signal=KILL", f"--user={getpass.getuser()}")
             self.run("scancel", f"--user={getpass.getuser()}")
-        pids = {pid for node in NODES for pid in self._steps(node)}
         for name in ("slurmctld", *NODES, "munged"):
-            if name in self.daemons:
-                pids |= self._children(self.daemons[name].pid)
-        for pid in pids:
-            _kill(pid, signal.SIGKILL)
+            for pid in self._with(f"{NODE}={name}") | self._with(f"SLURMD_NODENAME={name}"):
+                _kill(pid, signal.SIGKILL)
         for daemon in self.daemons.values():
             daemon.wait()
         self.daemons = {}

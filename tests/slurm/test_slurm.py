@@ -198,3 +198,19 @@ def test_a_job_that_does_not_get_on_is_not_started_for_ever(user: User) -> None:
     assert user.end(job) == "FAILED"
     assert "the last 2 starts of this run made no new checkpoint" in user.logs()
     assert {start for start, _ in steps(job)} == {0, 1}
+
+
+@scenario(1)
+def test_a_preparation_task_is_spread_over_an_array(user: User, tmp_path: Path) -> None:
+    prepare = [sys.executable, "-m", "launchers.prepare"]
+    where = [f"paths.data={tmp_path}", f"paths.outputs={user.outputs}"]
+    done = user.command(*prepare, "task=shapes", "task.clips={train:10,val:4,test:4}", *where)
+    assert done.returncode == 0, done.stderr
+    shards = ["task=clip_features_tiny", "task.shard_size=4", "task.num_workers=1", "task.shard=0/2,1/2"]
+    small = ["slurm.gpus=0", "slurm.cpus=1", "slurm.minutes=10", "slurm.look_every=0.5"]
+    done = user.command(*prepare, "-m", "cluster=slurm", *shards, *small, *where)
+    assert done.returncode == 0, done.stdout + done.stderr + user.logs()
+    assert [job.state for job in user.jobs()] == ["COMPLETED", "COMPLETED"]
+    made = [path for path in tmp_path.rglob("shard_*.json")]
+    assert len(made) == 5  # of 18 clips
+    assert [path.parent for path in tmp_path.rglob("index.json")] == [made[0].parent]
