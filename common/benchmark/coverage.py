@@ -10,9 +10,9 @@ from common.files import atomic_write_text
 BEGIN, END = "<!-- hardware:begin -->", "<!-- hardware:end -->"
 KEPT = ("experiment", "hardware", "device", "devices", "nodes", "precision", "strategy")
 LEGEND = """*composes*: the configuration composes and every argument of it binds; it has not been run. *CPU*: some
-training steps of a tiny experiment were run with the strategy and precision of this file, by so many processes on a CPU
-in place of GPUs. A device by name: training steps were run on it. Empty: no experiment of the method is claimed to run
-there."""
+training steps of a tiny experiment were run with the strategy of this file, by so many processes on a CPU in place of
+GPUs, and with its precision but for FSDP's (a CPU does not mix bfloat16 and float32 in a layer norm). A device by name:
+training steps were run on it. Empty: no experiment of the method is claimed to run there."""
 
 
 class Claim(NamedTuple):

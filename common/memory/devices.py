@@ -120,16 +120,17 @@ def _fsdp(trace: Trace, devices: int, accumulate: int) -> list[Need]:
 
     Beside them, during the step: the root whole, with its gradients; of the blocks two in bfloat16 (one at work, the
     next gathered ahead) and the buffer that a third arrives in; of what trains in a block its gradient in bfloat16 and
-    two float32 buffers to reduce. In an evaluation the whole model, blocks in bfloat16.
+    two float32 buffers to reduce. In an evaluation the whole model, blocks in bfloat16. In 32-true all is float32.
     """
     sizes = trace.sizes
     scale = sizes.trained / max(1, trace.gradients)  # from the dtype of the trace to that of the weights
     held = (sizes.frozen / devices, sizes.trained / devices, sizes.trained / devices, trace.states * scale / devices)
-    units = 3 * 2 * sizes.largest_count + (2 + 2 * 4) * sizes.largest_trained_count
+    width = trace.width
+    units = 3 * width * sizes.largest_count + (width + 2 * 4) * sizes.largest_trained_count
     busiest = max(trace.moments, key=lambda moment: moment.activations + moment.copies)
     gathered = sizes.root + sizes.root_trained + units
     return [
         Need(*held, busiest.activations, busiest.copies + gathered, "forward and backward"),
         Need(*held, 0, trace.step * scale / devices, "the optimizer step"),
-        Need(*held, 0, sizes.root + 2 * sizes.units_count, "evaluation"),
+        Need(*held, 0, sizes.root + width * sizes.units_count, "evaluation"),
     ]

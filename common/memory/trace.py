@@ -70,6 +70,7 @@ class Trace:
         states: of the optimizer.
         moments: the highest of forward and backward; see `Ledger.moments`.
         step: temporaries of gradient clipping and of the optimizer's step.
+        width: bytes of a number of a block that is gathered.
     """
 
     sizes: Sizes
@@ -77,6 +78,7 @@ class Trace:
     states: int
     moments: tuple[Moment, ...]
     step: int
+    width: int = 2
 
 
 def trace(module: Build[LightningModule], batch: Any, *, machine: Machine, weights: Weights = "own") -> Trace:
@@ -86,8 +88,10 @@ def trace(module: Build[LightningModule], batch: Any, *, machine: Machine, weigh
         module: recipe; its weights must be random, since no file can be read into what has no storage.
         batch: a micro-batch on the CPU.
         machine: where the step would run.
-        weights: what the strategy makes of them.
+        weights: what the strategy makes of them; in 32-true nothing.
     """
+    if machine.precision == "32-true":
+        weights = "own"
     fake = FakeTensorMode()
     model = build_fake(module, fake)
     with fake:
@@ -111,6 +115,7 @@ def trace(module: Build[LightningModule], batch: Any, *, machine: Machine, weigh
         states=ledger.alive["optimizer"],
         moments=tuple(ledger.moments()),
         step=step,
+        width=4 if machine.precision == "32-true" else 2,
     )
 
 

@@ -1,5 +1,7 @@
 """The division over devices: against published arithmetic, and by made-up steps."""
 
+from dataclasses import replace
+
 import pytest
 
 from common.memory.devices import CONTEXT, Need, need
@@ -97,6 +99,15 @@ def test_adapters_fit_a_card_of_24_gb_by_recomputation() -> None:
     every_logit = 3800 * 152_000 * (2 + 4 + 4)  # bfloat16, float32 and the gradient, were they at all positions
     assert found.total + every_logit > small.capacity
     assert small.need(packed=True).total < found.total - 9e9
+
+
+def test_without_mixed_precision_blocks_are_gathered_in_float32() -> None:
+    mixed = need(made_up, strategy="fsdp", devices=4, gpu=False)
+    whole = need(lambda form: replace(made_up(form), width=4), strategy="fsdp", devices=4, gpu=False)
+    assert whole.total > mixed.total
+    words = ("hardware=a100x8_fsdp", "hw=cpu", "trainer.accelerator=cpu", "trainer.precision=32-true")
+    run = memory_run(compose("experiment=pix2pix_video_tiny", "paths.run=unused", *words, "batch.micro=1"))
+    assert run.need().total > 0
 
 
 def test_activations_of_a_frozen_decoder() -> None:
