@@ -23,6 +23,7 @@ from common.config import ROOT, ConfigError, check
 from common.files import write_jsonl
 from common.jobs import Code, Job, JobError, as_rows, code_of, outcome, read_jobs, table, write_jobs
 from common.run import UNTRAINED
+from launchers.command import EXPECTED
 
 log = logging.getLogger(__name__)
 RESULTS = "results.jsonl"
@@ -82,7 +83,7 @@ class JobLauncher(Launcher):
             self.check_job(asked)
             check(asked)
             overrides = _pinned(overrides, asked, command)
-        except ConfigError as error:
+        except EXPECTED as error:
             raise ConfigError(f"job {number} ({' '.join(overrides)}): {error}; nothing was started") from error
         finally:
             HydraConfig.instance().cfg = before

@@ -3,25 +3,14 @@
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from common.jobs import Job
 from common.run import read_starts
-from tests.slurm.conftest import User, commit, saved, steps
+from tests.slurm.conftest import User, commit, saved, scenario, steps
 
 TWO = ("trainer.devices=2", "trainer.strategy=ddp")  # tasks of one node
 SLOW = {"TOY_SECONDS": "0.5"}
-TURNS = 3  # days until each scenario has been run by make check
-
-
-def scenario(number: int) -> Any:
-    """A scenario whose turn comes every third day in `make check`; `make nightly` runs all."""
-    today = datetime.now(UTC).toordinal() % TURNS == number % TURNS
-    return pytest.mark.slow if today else pytest.mark.nightly
 
 
 def goes_on(job: Job, ranks: int) -> tuple[int, int]:
