@@ -94,7 +94,7 @@ class BadGradient:
             def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
                 if counted.due():
                     first = next(each.grad for each in pl_module.parameters() if each.grad is not None)
-                    first.view(-1)[0] = float("inf")
+                    first[(0,) * first.ndim] = float("inf")
 
         return [Spoiling()]
 
