@@ -72,6 +72,10 @@ nightly: lint types  ## everything
 learn: $(READY)  ## trains each tiny method until it reaches its stated number, and writes RESULTS.md
 	FRAMELAB_WRITE_RESULTS=1 $(PYTEST) -s -m learning
 
+.PHONY: genhancer-tiny
+genhancer-tiny: $(READY)  ## both tiny modes of GenHancer: two stages, the shuffled control, the guard, and their tables in RESULTS.md
+	FRAMELAB_WRITE_RESULTS=1 $(PYTEST) -s -m learning tests/projects/genhancer/test_learning.py
+
 .PHONY: slurm
 slurm:  ## the SLURM that tests/slurm starts on this machine (Debian, as root); without it they skip and say so
 	apt-get update -qq
