@@ -289,7 +289,7 @@ class GenHancer(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, str]]:
         rows = self._data().rows("predict")
-        names = [rows.name(number) for number in batch.rows.tolist()]  # type: ignore[attr-defined]
+        names = [rows.name(number) for number in batch.rows.tolist()]
         tries = [self.reconstruct(batch, names=[f"{name}/{each}" for name in names]) for each in range(self.sampled)]
         assert batch.target is not None
         round_trips = self.codec.decode(self.codec.encode(batch.target).mean)
