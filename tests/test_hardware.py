@@ -84,7 +84,11 @@ def test_a_class_without_a_claim_needs_the_micro_batch() -> None:
 def test_variables_are_there_before_the_processes_meet(shapes: Path, tmp_path: Path) -> None:
     """An interface that is not there keeps two processes from meeting: the variable was read when they did."""
     for interface, code in (("lo", 0), ("nowhere0", 1)):
-        where = [f"paths.data='{shapes}'", f"paths.outputs='{tmp_path}'", f"environment.GLOO_SOCKET_IFNAME={interface}"]
+        where = [
+            f"paths.data='{shapes}'",
+            f"paths.outputs='{tmp_path}'",
+            f"+environment.GLOO_SOCKET_IFNAME={interface}",
+        ]
         command = [sys.executable, "-m", "launchers.train", "hardware=a100x8", *TWO, *where]
         clean = {name: value for name, value in os.environ.items() if name != "GLOO_SOCKET_IFNAME"}
         ended = subprocess.run(
