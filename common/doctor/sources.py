@@ -1,13 +1,14 @@
 """Where data and weights come from: the preparation task that makes a folder, and the terms of LICENSES.md."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 OUTPUTS = ("cache", "target", "folder", "root")  # keys of a task that name what it writes, the surest first
+REPORTS = {"report", "output", "out"}
 DATA = "${paths.data}/"
 SIBLING = re.compile(r"\$\{\.(\w+)\}")
 
@@ -60,15 +61,25 @@ def makers(path: str, tasks: Path) -> list[str]:
 
 
 def _written(file: Path) -> str | None:
-    """What a task writes below the data folder, by its defaults."""
-    node: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if not isinstance(node, Mapping):
-        return None
+    """What a task writes below the data folder, by its defaults; a folder beside another output is read."""
+    node = _node(file)
     for key in OUTPUTS:
         value = node.get(key)
-        if isinstance(value, str) and value.startswith(DATA):
+        if isinstance(value, str) and value.startswith(DATA) and not (key == "folder" and {*node} & REPORTS):
             return SIBLING.sub(lambda match: str(node[match.group(1)]), value.removeprefix(DATA))
     return None
+
+
+def _node(file: Path) -> dict[str, Any]:
+    """A task with what it takes over from others; their lists of defaults name files beside it or in its parts."""
+    own: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(own, dict):
+        return {}
+    node: dict[str, Any] = {}
+    for default in own.get("defaults", []):
+        base = file.parent / f"{str(default).removesuffix('@_here_')}.yaml"
+        node |= _node(base) if base.is_file() else {}
+    return node | own
 
 
 def heading(file: Path) -> str:

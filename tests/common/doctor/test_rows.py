@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from common.config import CONF
 from common.doctor.devices import Gpu, gpu_rows
 from common.doctor.files import Place, damage, file_rows
 from common.doctor.packages import extras_of, package_rows
@@ -93,6 +94,8 @@ def test_half_of_a_download_is_found(place: Place) -> None:
 def test_sources(place: Place) -> None:
     assert makers("clips/features/more", place.conf / "task") == ["features"]
     assert makers("clips/videos", place.conf / "task") == []
+    assert makers("edits/set", CONF / "task") == ["edit_frames"]
+    assert makers("shapes/clip_features", CONF / "task") == ["clip_features_tiny"]
     assert heading(place.conf / "data" / "clips.yaml") == "Clips-100K, from its own page."
     assert terms_of("nothing of the kind", PAGE) == []
 
