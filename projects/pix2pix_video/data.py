@@ -189,14 +189,14 @@ def posterior(latents: Tensor) -> tuple[Tensor, Posterior]:
     return latents[:, :-2].float(), Posterior(latents[:, -2].float(), latents[:, -1].float())
 
 
-def example(*, rows: int, history: int, latent: list[int], text: list[int], steps: int) -> EditBatch:
+def example(*, rows: int, history: int, latent: list[int], text: list[int] | None, steps: int) -> EditBatch:
     """A batch of the usual shape that needs no data: for estimates of memory and time.
 
     Args:
         rows: B.
         history: T.
         latent: C, h, w.
-        text: L, D.
+        text: L, D; None where the step encodes the prompts.
         steps: timesteps that are drawn from.
     """
     source = torch.Generator().manual_seed(0)
@@ -206,8 +206,8 @@ def example(*, rows: int, history: int, latent: list[int], text: list[int], step
         rows=torch.arange(rows),
         latents=torch.randn(rows, history + 2, *shape, generator=source).half(),
         frames=None,
-        text=torch.randn(rows, *text, generator=source).half(),
-        null_text=torch.zeros(1, *text, dtype=torch.float16),
+        text=None if text is None else torch.randn(rows, *text, generator=source).half(),
+        null_text=None if text is None else torch.zeros(1, *text, dtype=torch.float16),
         prompts=(NULL,) * rows,
         draws=stack(draws),
         normalizer=float(rows),
