@@ -27,7 +27,7 @@ TOY = [
     "callbacks.checkpointing.every=100",
     "+callbacks.stopping.agree_every=2",
     "batch.global=2",
-    "batch.micro=1",
+    "batch.micro=2",
     "batch.eval=1",
     "slurm.minutes=10",
     "slurm.look_every=0.5",
@@ -77,7 +77,7 @@ class User:
         where = self.cluster.environment | {"OMP_NUM_THREADS": "1"} | environment
         return subprocess.run(words, cwd=self.checkout, env=where, capture_output=True, text=True, check=False)
 
-    def toy(self, *overrides: str, module: str = "tests.slurm.toy_train") -> list[str]:
+    def toy(self, *overrides: str, module: str = "tests.slurm.train") -> list[str]:
         """The command line of a toy training on the cluster."""
         words = [*TOY, f"paths.outputs={self.outputs}", *overrides]
         return [sys.executable, "-m", module, "-m", "cluster=slurm", *words]

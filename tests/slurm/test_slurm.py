@@ -9,7 +9,7 @@ from common.jobs import Job
 from common.run import read_starts
 from tests.slurm.conftest import User, commit, saved, scenario, steps
 
-TWO = ("trainer.devices=2", "trainer.strategy=ddp")  # tasks of one node
+TWO = ("trainer.devices=2", "trainer.strategy=ddp", "batch.micro=1")  # tasks of one node
 SLOW = {"TOY_SECONDS": "0.5"}
 
 
@@ -38,7 +38,7 @@ def test_two_tasks_train_one_run(user: User) -> None:
 
 @scenario(1)
 def test_two_nodes_train_one_run(user: User) -> None:
-    job = user.submit("trainer.num_nodes=2", "trainer.strategy=ddp")
+    job = user.submit("trainer.num_nodes=2", "trainer.strategy=ddp", "batch.micro=1")
     assert user.end(job) == "COMPLETED", user.logs()
     assert [step for _, step in steps(job, 0)] == [step for _, step in steps(job, 1)] == list(range(12))
 
@@ -180,7 +180,7 @@ def test_what_slurm_refuses_is_said(user: User) -> None:
 
 @scenario(2)
 def test_a_job_that_does_not_get_on_is_not_started_for_ever(user: User) -> None:
-    job = user.submit("steps=1000", "slurm.idle_starts=2", **SLOW)
+    job = user.submit("steps=1000", "slurm.idle_starts=2", TOY_SECONDS="60")  # too slow to save when it is told to
     for start in (0, 1):
         user.wait(lambda start=start: start in [each for each, _ in steps(job)], "it trains")
         user.cluster.run("scontrol", "requeue", str(job.id))

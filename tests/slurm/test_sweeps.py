@@ -18,7 +18,7 @@ from tests.slurm.conftest import TOY, scenario
 
 def sweep(checkout: Path, outputs: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
     words = [*TOY, "validate_every=6", f"paths.outputs={outputs}", *overrides]
-    command = [sys.executable, "-m", "tests.slurm.toy_train", "-m", *words]
+    command = [sys.executable, "-m", "tests.slurm.train", "-m", *words]
     inherited = os.environ | {"OMP_NUM_THREADS": "1", "TOY_SECONDS": "0"} | environment
     return subprocess.run(command, cwd=checkout, env=inherited, capture_output=True, text=True, check=False)
 
@@ -52,7 +52,7 @@ def test_a_job_that_fails_is_named_at_the_end(checkout: Path, tmp_path: Path) ->
 
 @scenario(2)
 def test_two_devices_of_a_job_are_not_the_sweep_again(checkout: Path, tmp_path: Path) -> None:
-    done = sweep(checkout, tmp_path, "seed=0,1", "trainer.devices=2", "trainer.strategy=ddp")
+    done = sweep(checkout, tmp_path, "seed=0,1", "trainer.devices=2", "trainer.strategy=ddp", "batch.micro=1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(read_jobs(folder(tmp_path))) == 2
     for number in (0, 1):
@@ -71,7 +71,7 @@ def test_a_wrong_job_keeps_all_from_starting(checkout: Path, tmp_path: Path) -> 
 
 @scenario(4)
 def test_a_search_chooses_by_what_came_before(checkout: Path, tmp_path: Path) -> None:
-    search = ["hydra/sweeper=optuna", "hydra.sweeper.trials=4", "hydra.sweeper.at_once=2", "seed=range(0,4)"]
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.trials=4", "hydra.sweeper.at_once=2", "seed=range(0,100)"]
     done = sweep(checkout, tmp_path, *search, "hydra.launcher.at_once=2")
     assert done.returncode == 0, done.stdout + done.stderr
     best = json.loads((folder(tmp_path) / "best.json").read_text())
@@ -112,3 +112,15 @@ def test_a_job_that_slurm_has_forgotten_says_itself_how_it_ended(tmp_path: Path)
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / ".completed-12_1").write_text("COMPLETED\n")
     assert [job.state for job in standing(jobs, {"12_0": "RUNNING"})] == ["RUNNING", "COMPLETED", "GONE"]
+
+
+@scenario(5)
+def test_a_run_goes_on_as_a_job_in_its_own_folder(checkout: Path, tmp_path: Path) -> None:
+    assert sweep(checkout, tmp_path, TOY_FAULT="raise:0:8").returncode == 1
+    run = folder(tmp_path) / "0"
+    refused = sweep(checkout, tmp_path, f"ckpt={run}", "trainer.log_every_n_steps=1,2")
+    assert f"jobs 0 and 1 would both write into {run}" in refused.stderr
+    done = sweep(checkout, tmp_path, f"ckpt={run}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    done_steps = [int(line.split()[1]) for line in (run / "steps.0").read_text().splitlines()]
+    assert done_steps == [*range(9), *range(6, 12)]  # from the checkpoint of step 6

@@ -1,8 +1,9 @@
 """`launchers.train` with a model of two numbers and slow steps; a command of its own for the tests of SLURM.
 
-python -m tests.slurm.toy_train -m cluster=slurm steps=20 ...
+python -m tests.slurm.train -m cluster=slurm steps=20 ...
 
-Each process appends to `steps.<rank>` of the run folder a line for each step: the start of the job and the step.
+Each process appends to `steps.<rank>` of the run folder a line for each step that it begins: the start of the job and
+the step.
 TOY_SECONDS is how long a step takes; TOY_FAULT `raise:<rank>:<step>` raises there.
 """
 
@@ -33,10 +34,10 @@ class Slow(LightningModule):
         self.layer = nn.Linear(2, 1)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        time.sleep(SECONDS)
         step = self.trainer.global_step
         with open(self.run / f"steps.{self.global_rank}", "a") as file:
             file.write(f"{os.environ.get('SLURM_RESTART_COUNT', '0')} {step}\n")
+        time.sleep(SECONDS)
         if f"{KIND}:{PLACE}" == f"raise:{self.global_rank}:{step}":
             raise RuntimeError("a fault that was put in")
         return self.layer(batch[0]).square().mean()
