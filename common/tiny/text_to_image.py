@@ -82,7 +82,8 @@ def build_text(*, width: int, layers: int, words: int) -> CLIPTextModel:
         )
     )
     nn.init.normal_(tower.get_input_embeddings().weight)
-    return tower.eval().requires_grad_(False)
+    frozen: CLIPTextModel = tower.eval().requires_grad_(False)
+    return frozen
 
 
 class Captions:
