@@ -1,6 +1,7 @@
 """The tiny experiments, found by themselves, and which of them a rung of the tests runs.
 
-`make test` has one experiment of each method, `make check` all of the method whose turn it is too, `make nightly` all.
+`make test` has one experiment of each method, `make check` one of the method whose turn it is in the larger matrices,
+`make nightly` all of all.
 """
 
 import os
@@ -14,23 +15,32 @@ from common.config import CONF
 
 def tiny(pattern: str = "*_tiny.yaml") -> list[Any]:
     """Names as parameters of a test: the shortest name of each method, the others marked slow or nightly."""
-    names = sorted(path.stem for path in (CONF / "experiment").glob(pattern))
-    first = {min((name for name in names if method_of(name) == each), key=len) for each in map(method_of, names)}
+    names = _names(pattern)
+    first = _first(names).values()
     return [name if name in first else _marked(name, pytest.mark.slow) for name in names]
 
 
 def matrix(pattern: str = "*_tiny.yaml", *, always: tuple[str, ...] = ()) -> list[Any]:
-    """Names as parameters of a slow test: those of `always`, and of the method whose turn it is; others are nightly."""
-    names = sorted(path.stem for path in (CONF / "experiment").glob(pattern))
-    return [name if name in always else _marked(name) for name in names]
+    """Names as parameters of a slow test: those of `always`, and one of the method in turn; the others are nightly."""
+    names = _names(pattern)
+    today = _first(names).get(turn())
+    return [name if name in (*always, today) else pytest.param(name, marks=pytest.mark.nightly) for name in names]
 
 
 def one_of_each() -> list[Any]:
     """The shortest name of each method as parameters of a slow test; all but that of the method in turn are nightly."""
-    names = sorted(path.stem for path in (CONF / "experiment").glob("*_tiny.yaml"))
-    first = {each: min((name for name in names if method_of(name) == each), key=len) for each in map(method_of, names)}
-    today = turn() if turn() in first else min(first)  # a method may have no tiny experiment yet
-    return [_marked(name) if each != today else name for each, name in first.items()]
+    return [_marked(name) for name in _first(_names("*_tiny.yaml")).values()]
+
+
+def _names(pattern: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / "experiment").glob(pattern))
+
+
+def _first(names: list[str]) -> dict[str, str]:
+    """The shortest name of each method."""
+    return {
+        method: min((name for name in names if method_of(name) == method), key=len) for method in map(method_of, names)
+    }
 
 
 def methods() -> list[str]:
