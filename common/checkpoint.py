@@ -50,6 +50,7 @@ def commit(temporary: Path, final: Path, manifest: Manifest) -> None:
         os.fsync(file.fileno())
     # Whole before the rename, which then needs no space.
     beside = temporary.with_name(temporary.name.replace(".ckpt.", ".json."))
+    assert beside != temporary, f"{temporary.name}: temporary names are of the form .{final.name}.*.part"
     atomic_write_text(beside, json.dumps(asdict(manifest), indent=2) + "\n")
     temporary.replace(final)
     beside.replace(final.with_suffix(".json"))

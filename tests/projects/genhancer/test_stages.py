@@ -21,11 +21,12 @@ def write_run(run: Path, *steps: int, tower: str = TOWER, **state: torch.Tensor)
     for step in steps:
         own = state or {"weight": torch.full((1, 2), step)}
         tensors = {f"reconstructor.{name}": value for name, value in own.items()}
-        temporary = folder / "writing.part"
+        final = folder / f"step_{step:07d}.ckpt"
+        temporary = final.with_name(f".{final.name}.part")
         torch.save({"state_dict": tensors, "genhancer": {"tower": tower}}, temporary)
         size, crc32 = temporary.stat().st_size, checksum(temporary)
         manifest = Manifest(step=step, samples=1, size=size, crc32=crc32, objective="val/loss", score=abs(step - 40.0))
-        commit(temporary, folder / f"step_{step:07d}.ckpt", manifest)
+        commit(temporary, final, manifest)
     return run
 
 

@@ -83,7 +83,7 @@ def variant(run: Path, folder: Path, **changes: torch.Tensor) -> Path:
     shutil.copytree(run, folder)
     final = locate(str(folder), folder)
     content = load_file(final) | {"state_dict": state(run) | changes}
-    temporary = final.with_suffix(".part")
+    temporary = final.with_name(f".{final.name}.part")
     torch.save(content, temporary)
     size, crc32 = temporary.stat().st_size, checksum(temporary)
     commit(temporary, final, Manifest(step=2, samples=16, size=size, crc32=crc32, objective="val/loss"))
