@@ -92,6 +92,8 @@ class Life:
 
 def _live(overrides: Sequence[str], output: Path, place: Path, fault: Fault | None) -> None:
     os.setsid()
+    for number in (signal.SIGHUP, signal.SIGQUIT):  # ignored in what nohup, or a shell's background, has started
+        signal.signal(number, signal.SIG_DFL)
     multiprocessing.set_start_method("fork", force=True)  # of loader processes, as a command has it
     file = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(file, 1)
