@@ -12,6 +12,8 @@ import pytest
 
 from common.config import CONF
 
+DAYS = 3
+
 
 def tiny(pattern: str = "*_tiny.yaml") -> list[Any]:
     """Names as parameters of a test: the shortest name of each method, the others marked slow or nightly."""
@@ -20,11 +22,11 @@ def tiny(pattern: str = "*_tiny.yaml") -> list[Any]:
     return [name if name in first else _marked(name, pytest.mark.slow) for name in names]
 
 
-def matrix(pattern: str = "*_tiny.yaml", *, always: tuple[str, ...] = ()) -> list[Any]:
-    """Names as parameters of a slow test: those of `always`, and one of the method in turn; the others are nightly."""
+def matrix(pattern: str = "*_tiny.yaml") -> list[Any]:
+    """Names as parameters of a slow test: all but the shortest of the method in turn are nightly."""
     names = _names(pattern)
     today = _first(names).get(turn())
-    return [name if name in (*always, today) else pytest.param(name, marks=pytest.mark.nightly) for name in names]
+    return [name if name == today else pytest.param(name, marks=pytest.mark.nightly) for name in names]
 
 
 def one_of_each() -> list[Any]:
@@ -41,6 +43,12 @@ def _first(names: list[str]) -> dict[str, str]:
     return {
         method: min((name for name in names if method_of(name) == method), key=len) for method in map(method_of, names)
     }
+
+
+def every_third_day(number: int) -> pytest.MarkDecorator:
+    """Marks one of several slow tests: `make check` takes a third of them a day in turn, `make nightly` all."""
+    today = datetime.now(UTC).toordinal() % DAYS == number % DAYS
+    return pytest.mark.slow if today else pytest.mark.nightly
 
 
 def methods() -> list[str]:

@@ -32,7 +32,7 @@ SMALL = [
     "hydra.job.name=train",
 ]
 
-METHODS = matrix(always=("video_chatgpt_tiny",))
+METHODS = matrix()
 
 
 def train(folder: Path, *overrides: str, fault: str = "none:0", ids: Path | None = None) -> int:

@@ -6,9 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,14 +30,6 @@ TOY = [
     "slurm.minutes=10",
     "slurm.look_every=0.5",
 ]
-
-TURNS = 3  # days until each scenario has been run by make check
-
-
-def scenario(number: int) -> Any:
-    """A scenario whose turn comes every third day in `make check`; `make nightly` runs all."""
-    today = datetime.now(UTC).toordinal() % TURNS == number % TURNS
-    return pytest.mark.slow if today else pytest.mark.nightly
 
 
 @pytest.fixture(scope="session")
