@@ -22,14 +22,15 @@ NODES = ("node1", "node2")
 PACKAGES = "slurm-wlm munge"
 NODE = "ONE_MACHINE_DAEMON"  # marks the daemons and what they start to watch over jobs
 
-# cred_expire: a job that is put back waits as long, two minutes by default. config_overrides: the nodes have more cores
+# cred_expire: a job that is put back waits as long, two minutes by default; its old srun, which would end a new step of
+# the same number too, is gone after 12 seconds. config_overrides: the nodes have more cores
 # than the machine. preempt_send_user_signal: a job that makes room gets the signal it asked for, not SIGTERM alone.
 CONFIG = """
 ClusterName=one-machine
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={control}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
+AuthInfo=socket={folder}/munge.socket,cred_expire=15
 SlurmUser={user}
 SlurmdUser={user}
 ProctrackType=proctrack/linuxproc
@@ -46,7 +47,7 @@ ReturnToService=2
 MpiDefault=none
 JobRequeue=1
 KillWait=5
-SlurmdTimeout=10
+SlurmdTimeout=20
 SlurmctldTimeout=10
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE

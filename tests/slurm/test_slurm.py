@@ -63,7 +63,7 @@ def test_a_job_whose_time_is_over_saves_and_goes_on(user: User) -> None:
     user.wait(lambda: bool([1 for start, _ in steps(job) if start == 1]), "the job is started again")
     began, before = goes_on(job, ranks=2)
     assert began == before > 1
-    assert user.state(job) == "RUNNING"
+    user.wait(lambda: user.state(job) == "RUNNING", "SLURM knows that it runs")
     user.cluster.run("scancel", str(job.id))
 
 
