@@ -12,7 +12,7 @@ import pytest
 
 from common.config import CONF
 
-DAYS = 3
+DAYS = 5
 
 
 def tiny(pattern: str = "*_tiny.yaml") -> list[Any]:
@@ -45,8 +45,8 @@ def _first(names: list[str]) -> dict[str, str]:
     }
 
 
-def every_third_day(number: int) -> pytest.MarkDecorator:
-    """Marks one of several slow tests: `make check` takes a third of them a day in turn, `make nightly` all."""
+def in_turn(number: int) -> pytest.MarkDecorator:
+    """Marks one of several slow tests: `make check` takes those of one number of five a day, `make nightly` all."""
     today = datetime.now(UTC).toordinal() % DAYS == number % DAYS
     return pytest.mark.slow if today else pytest.mark.nightly
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.experiments import every_third_day, one_of_each
+from tests.experiments import in_turn, one_of_each
 from tests.faults import damage, inject
 from tests.faults.conftest import Unharmed
 from tests.faults.ledger import Ledger, equal, newest_step, outcome
@@ -19,7 +19,7 @@ from tests.faults.menu import DEAD, MENU, Kind, at_step_six, wait_for_step
 pytestmark = pytest.mark.slow
 Given = Callable[[str], Unharmed]
 KINDS = pytest.mark.parametrize(
-    "kind", [pytest.param(kind, id=kind.name, marks=every_third_day(number)) for number, kind in enumerate(MENU)]
+    "kind", [pytest.param(kind, id=kind.name, marks=in_turn(number)) for number, kind in enumerate(MENU)]
 )
 EXPERIMENTS = pytest.mark.parametrize("experiment", one_of_each())
 
