@@ -11,7 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "RESULTS.md"
-HEAD = "# Results\n\nWritten by `make learn`.\n"
+HEAD = "# Results\n\nWritten by `make learn`, or by its functions from runs of the same commands.\n"
 
 
 def call(command: str, folder: Path) -> None:

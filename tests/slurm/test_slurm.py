@@ -25,7 +25,7 @@ def goes_on(job: Job, ranks: int) -> tuple[int, int]:
     return places.pop()
 
 
-@in_turn(1)
+@in_turn(0)
 def test_two_tasks_train_one_run(user: User) -> None:
     job = user.submit(*TWO)
     assert user.end(job) == "COMPLETED", user.logs()
@@ -37,14 +37,14 @@ def test_two_tasks_train_one_run(user: User) -> None:
     assert logs.resolve().parent.stat().st_mode & 0o777 == 0o700
 
 
-@in_turn(0)
+@in_turn(1)
 def test_two_nodes_train_one_run(user: User) -> None:
     job = user.submit("trainer.num_nodes=2", "trainer.strategy=ddp", "batch.micro=1")
     assert user.end(job) == "COMPLETED", user.logs()
     assert [step for _, step in steps(job, 0)] == [step for _, step in steps(job, 1)] == list(range(12))
 
 
-@in_turn(3)
+@in_turn(2)
 def test_a_sweep_is_an_array_and_ends_in_a_table(user: User) -> None:
     done = user.command(*user.toy("seed=2,0,1", "slurm.parallel=1", "validate_every=6"))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -57,7 +57,7 @@ def test_a_sweep_is_an_array_and_ends_in_a_table(user: User) -> None:
     assert [re.findall(r"\d+", row)[-1] for row in rows] == ["0", "1", "2"], done.stdout  # seeds, best first
 
 
-@in_turn(2)
+@in_turn(3)
 def test_a_job_whose_time_is_over_saves_and_goes_on(user: User) -> None:
     job = user.submit(*TWO, "steps=600", "slurm.minutes=2", "slurm.warning=40", **SLOW)
     user.wait(lambda: bool([1 for start, _ in steps(job) if start == 1]), "the job is started again")
@@ -72,7 +72,7 @@ def test_a_job_that_makes_room_goes_on_at_one_agreed_step(user: User) -> None:
     preempted_and_resumed(user)
 
 
-@in_turn(0)
+@in_turn(5)
 def test_a_job_that_makes_room_on_sigterm_alone_goes_on_as_well(plain_user: User) -> None:
     preempted_and_resumed(plain_user)
 
@@ -90,7 +90,7 @@ def preempted_and_resumed(user: User) -> None:
     assert saved(job)[-1] == 60
 
 
-@in_turn(2)
+@in_turn(6)
 def test_a_job_of_a_node_that_fails_goes_on_from_its_checkpoint(user: User) -> None:
     job = user.submit("steps=40", "callbacks.checkpointing.every=5", "+slurm.more.nodelist=node1", **SLOW)
     user.wait(lambda: saved(job) != [], "a checkpoint")
@@ -104,7 +104,7 @@ def test_a_job_of_a_node_that_fails_goes_on_from_its_checkpoint(user: User) -> N
     assert [start.generation for start in read_starts(Path(job.folder))] == [1, 2]
 
 
-@in_turn(3)
+@in_turn(7)
 def test_a_rank_that_fails_ends_the_job_as_failed(user: User) -> None:
     done = user.command(*user.toy(*TWO, "steps=1000"), TOY_FAULT="raise:1:3", **SLOW)
     assert user.state(user.jobs()[0]) == "FAILED"
@@ -114,7 +114,7 @@ def test_a_rank_that_fails_ends_the_job_as_failed(user: User) -> None:
     assert max(step for _, step in steps(user.jobs()[0], 0)) < 10  # rank 0 did not wait for it
 
 
-@in_turn(4)
+@in_turn(8)
 def test_status_and_cancel(user: User) -> None:
     job = user.submit(*TWO, "steps=1000", **SLOW)
     user.wait(lambda: len(steps(job, 1)) > 4, "both ranks train")
@@ -129,7 +129,7 @@ def test_status_and_cancel(user: User) -> None:
     assert "CANCELLED" in shown.stdout
 
 
-@in_turn(1)
+@in_turn(9)
 def test_another_number_of_tasks_is_refused(user: User) -> None:
     run = [*(word for word in user.toy("trainer.devices=2", "hydra.mode=RUN") if word != "-m")]
     words = ["srun", "-n3", run[0], "-m", *run[1:], f"hydra.run.dir={user.outputs}/refused"]
@@ -139,7 +139,7 @@ def test_another_number_of_tasks_is_refused(user: User) -> None:
     assert "trainer.devices=2 x trainer.num_nodes=1 = 2" in done.stderr
 
 
-@in_turn(0)
+@in_turn(10)
 def test_tasks_without_a_common_folder_are_refused(user: User) -> None:
     run = [*(word for word in user.toy(*TWO, "hydra.mode=RUN") if word != "-m")]
     done = user.command("srun", "-n2", run[0], "-m", *run[1:])
@@ -147,7 +147,7 @@ def test_tasks_without_a_common_folder_are_refused(user: User) -> None:
     assert "do not know one run folder" in done.stderr
 
 
-@in_turn(3)
+@in_turn(11)
 def test_another_revision_than_the_submitted_one_is_refused(user: User, tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "-q", str(user.checkout), str(tmp_path / "clone")], check=True)
     other = User(user.cluster, tmp_path / "clone", tmp_path / "outputs")
@@ -160,7 +160,7 @@ def test_another_revision_than_the_submitted_one_is_refused(user: User, tmp_path
     assert steps(job) == []
 
 
-@in_turn(1)
+@in_turn(12)
 def test_one_wrong_job_keeps_all_of_a_sweep_from_the_queue(user: User) -> None:
     before = user.cluster.states()
     done = user.command(*user.toy("batch.micro=1,3", "model.lr=1e-3,1e-4"))
@@ -172,14 +172,14 @@ def test_one_wrong_job_keeps_all_of_a_sweep_from_the_queue(user: User) -> None:
     assert user.cluster.states() == before
 
 
-@in_turn(4)
+@in_turn(13)
 def test_what_slurm_refuses_is_said(user: User) -> None:
     done = user.command(*user.toy("slurm.partition=none_such"))
     assert done.returncode == 1
     assert "invalid partition" in done.stderr
 
 
-@in_turn(0)
+@in_turn(14)
 def test_a_job_that_does_not_get_on_is_not_started_for_ever(user: User) -> None:
     job = user.submit("steps=1000", "slurm.idle_starts=2", TOY_SECONDS="60")  # too slow to save when it is told to
     for start in (0, 1):
@@ -190,7 +190,7 @@ def test_a_job_that_does_not_get_on_is_not_started_for_ever(user: User) -> None:
     assert {start for start, _ in steps(job)} == {0, 1}
 
 
-@in_turn(3)
+@in_turn(15)
 def test_a_preparation_task_is_spread_over_an_array(user: User, tmp_path: Path) -> None:
     prepare = [sys.executable, "-m", "launchers.prepare"]
     where = [f"paths.data={tmp_path}", f"paths.outputs={user.outputs}"]

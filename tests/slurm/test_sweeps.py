@@ -29,7 +29,7 @@ def folder(outputs: Path) -> Path:
     return found
 
 
-@in_turn(2)
+@in_turn(0)
 def test_jobs_are_processes_and_a_failed_one_stops_no_other(checkout: Path, tmp_path: Path) -> None:
     done = sweep(checkout, tmp_path, "seed=1,0", "hydra.launcher.at_once=2")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -43,7 +43,7 @@ def test_jobs_are_processes_and_a_failed_one_stops_no_other(checkout: Path, tmp_
     assert shown.stdout.count("COMPLETED") == 2, shown.stderr
 
 
-@in_turn(4)
+@in_turn(1)
 def test_a_job_that_fails_is_named_at_the_end(checkout: Path, tmp_path: Path) -> None:
     done = sweep(checkout, tmp_path, "seed=0,1", TOY_FAULT="raise:0:3")
     assert done.returncode == 1
@@ -51,7 +51,7 @@ def test_a_job_that_fails_is_named_at_the_end(checkout: Path, tmp_path: Path) ->
     assert [job.state for job in read_jobs(folder(tmp_path))] == ["FAILED", "FAILED"]
 
 
-@in_turn(0)
+@in_turn(2)
 def test_two_devices_of_a_job_are_not_the_sweep_again(checkout: Path, tmp_path: Path) -> None:
     done = sweep(checkout, tmp_path, "seed=0,1", "trainer.devices=2", "trainer.strategy=ddp", "batch.micro=1")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -61,7 +61,7 @@ def test_two_devices_of_a_job_are_not_the_sweep_again(checkout: Path, tmp_path: 
         assert len(lines) == 12
 
 
-@in_turn(1)
+@in_turn(3)
 def test_a_wrong_job_keeps_all_from_starting(checkout: Path, tmp_path: Path) -> None:
     done = sweep(checkout, tmp_path, "seed=0,1", "batch.micro=1,3")
     assert done.returncode == 1
@@ -70,7 +70,7 @@ def test_a_wrong_job_keeps_all_from_starting(checkout: Path, tmp_path: Path) -> 
     assert not list(tmp_path.glob("*/sweeps/*/0"))
 
 
-@in_turn(3)
+@in_turn(4)
 def test_a_search_chooses_by_what_came_before(checkout: Path, tmp_path: Path) -> None:
     search = ["hydra/sweeper=optuna", "hydra.sweeper.trials=4", "hydra.sweeper.at_once=2", "seed=range(0,100)"]
     done = sweep(checkout, tmp_path, *search, "hydra.launcher.at_once=2")
@@ -115,7 +115,7 @@ def test_a_job_that_slurm_has_forgotten_says_itself_how_it_ended(tmp_path: Path)
     assert [job.state for job in standing(jobs, {"12_0": "RUNNING"})] == ["RUNNING", "COMPLETED", "GONE"]
 
 
-@in_turn(4)
+@in_turn(5)
 def test_a_run_goes_on_as_a_job_in_its_own_folder(checkout: Path, tmp_path: Path) -> None:
     assert sweep(checkout, tmp_path, TOY_FAULT="raise:0:8").returncode == 1
     run = folder(tmp_path) / "0"
