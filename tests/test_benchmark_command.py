@@ -90,7 +90,7 @@ def test_real_rows(shapes: Path, tmp_path: Path) -> None:
 )
 def test_operations_of_published_sizes(experiment: str, expected: float) -> None:
     """TFLOP a sample by arithmetic; masked halves of the attention are counted here and not there."""
-    cfg = compose(f"experiment={experiment}", "hardware=h200", "batch.micro_on.gpu141=1", "paths.run=unused")
+    cfg = compose(f"experiment={experiment}", "hardware=h200", "++batch.micro_on.gpu141=1", "paths.run=unused")
     tree = memory_run(cfg).tree
     batch = build(tree["data"]).synthetic_batch(1)
     found = model_operations(lambda: build(once(unloaded(tree["model"]))), batch) / 1e12
