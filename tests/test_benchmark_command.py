@@ -86,10 +86,13 @@ def test_real_rows(shapes: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "expected"),
-    [("pix2pix_video", 0.538), ("video_chatgpt", 15.8), ("llava_video", 162.0)],
+    [("pix2pix_video", 0.538), ("video_chatgpt", 15.8), ("llava_video", 180.7)],
 )
 def test_operations_of_published_sizes(experiment: str, expected: float) -> None:
-    """TFLOP a sample by arithmetic; masked halves of the attention are counted here and not there."""
+    """TFLOP a sample by arithmetic over the lengths of the batch, with the masked half of the attention.
+
+    llava_video at 3,800 positions: blocks 147.7, their attention 22.7, vision 9.6, projector .5, head at 60 targets .2.
+    """
     cfg = compose(f"experiment={experiment}", "hardware=h200", "++batch.micro_on.gpu141=1", "paths.run=unused")
     tree = memory_run(cfg).tree
     batch = build(tree["data"]).synthetic_batch(1)
