@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.ledger import Ledger, outcome
+from tests.faults.ledger import Ledger, asked, outcome, write_section
 from tests.faults.lives import Life
 
 
@@ -15,6 +15,7 @@ class Unharmed:
     """A run that nothing happened to: what it ended with, and how long it took."""
 
     def __init__(self, experiment: str, data: Path, run: Path) -> None:
+        self.experiment = experiment
         self.overrides = (f"experiment={experiment}", f"paths.data='{data}'")
         life = Life(run, *self.overrides)
         life.wait_for("forward and backward")
@@ -42,9 +43,11 @@ def unharmed(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 @pytest.fixture(scope="session")
 def ledger(pytestconfig: pytest.Config) -> Iterator[Ledger]:
     """Of all tests of faults in this session."""
-    kept = Ledger()
-    yield kept
-    kept.record()
+    place = asked()
+    counted = Ledger(place)
+    yield counted
+    if place is not None:
+        write_section(place)
     reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
-    for line in ["", *kept.lines(), kept.total()]:
+    for line in ["", *counted.lines()]:
         reporter.write_line(line)

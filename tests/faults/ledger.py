@@ -1,7 +1,14 @@
-"""What the tests of faults have injected, and what was lost by it: counted, printed, and recorded in RESULTS.md."""
+"""What the tests of faults have injected, and what was lost by it: counted, printed, and recorded.
 
+`make faults` keeps the counts in fault_counts.json, where those of the newest session that put a fault into an
+experiment stand, and writes the table in RESULTS.md from that file. So a session of some faults, or of one method,
+changes its own counts alone, and the table says what was run and what was not.
+"""
+
+import json
 import os
-from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -9,45 +16,120 @@ from typing import Any
 import torch
 
 from common.checkpoint import committed, load_file, newest_good, read_manifest
+from common.files import atomic_write_text
 from common.loggers import read_metrics
 from common.run import git_state
 from tests.learning import put_section
 
 ROOT = Path(__file__).resolve().parents[2]
+COUNTS = ROOT / "fault_counts.json"
 TITLE = "Faults"
 
 
+@dataclass(frozen=True)
+class Count:
+    """How often a kind of fault was put into runs of an experiment, and how many results were lost by it."""
+
+    experiment: str
+    fault: str
+    injected: int
+    lost: int
+    date: str
+    revision: str  # of the code that ran
+    changed: bool  # tracked files differed from it
+
+
 class Ledger:
-    """Counts of each kind of fault, and results lost."""
+    """Counts of one session of tests.
 
-    def __init__(self) -> None:
-        self.injected: Counter[str] = Counter()
-        self.lost: Counter[str] = Counter()
+    Args:
+        place: the file that keeps the counts of all sessions; None keeps none.
+    """
 
-    def count(self, kind: str, *, lost: bool) -> None:
-        """Notes one fault. A result is lost where a committed step is gone or the run ends otherwise than unharmed."""
-        self.injected[kind] += 1
-        self.lost[kind] += lost
+    def __init__(self, place: Path | None) -> None:
+        self.place = place
+        revision, changed = git_state(ROOT)
+        self._code = (str(revision)[:12], bool(changed))
+        self._counts: dict[tuple[str, str], Count] = {}
+
+    def count(self, fault: str, *, experiment: str, lost: bool, injected: int = 1) -> None:
+        """Notes a fault, at once also in the file. A result is lost where a committed step is gone or the run ends
+        otherwise than unharmed; with `injected=0` an end is noted that several faults have led to."""
+        key = (experiment, fault)
+        before = self._counts.get(key) or Count(experiment, fault, 0, 0, str(date.today()), *self._code)
+        self._counts[key] = replace(before, injected=before.injected + injected, lost=before.lost + lost)
+        if self.place is not None:
+            save(self.place, [self._counts[key]])
+
+    def lost(self, fault: str) -> int:
+        """Results lost by a kind of fault, in all experiments."""
+        return sum(each.lost for each in self._counts.values() if each.fault == fault)
 
     def lines(self) -> list[str]:
-        """The table, one line a kind."""
-        rows = [f"| {kind} | {times} | {self.lost[kind]} |" for kind, times in sorted(self.injected.items())]
-        return ["| fault | injected | results lost |", "|---|---|---|", *rows]
+        """What this session did: a line in all, then the table."""
+        found = list(self._counts.values())
+        return [total(found), "", *table(found)]
 
-    def total(self) -> str:
-        """One line."""
-        return (
-            f"{len(self.injected)} kinds of faults, injected {self.injected.total()} times, "
-            f"{self.lost.total()} results lost"
-        )
 
-    def record(self) -> None:
-        """Puts the table into RESULTS.md, if `make faults` asks for it."""
-        if not os.environ.get("FRAMELAB_WRITE_FAULTS"):
-            return
-        revision, _ = git_state(ROOT)
-        head = f"{date.today()}, revision {str(revision)[:12]}, CPU, written by `make faults`. {self.total()}."
-        put_section(TITLE, "\n".join([head, "", *self.lines()]))
+def asked() -> Path | None:
+    """The file of counts, if `make faults` asks for it."""
+    return COUNTS if os.environ.get("FRAMELAB_WRITE_FAULTS") else None
+
+
+def save(place: Path, counts: Iterable[Count]) -> None:
+    """Puts counts into a file in place of those of the same experiments and faults; others stay."""
+    merged = {(each.experiment, each.fault): each for each in [*kept(place), *counts]}
+    rows = [json.dumps(asdict(merged[key])) for key in sorted(merged)]
+    atomic_write_text(place, "[\n" + ",\n".join(rows) + "\n]\n")
+
+
+def kept(place: Path) -> list[Count]:
+    """The counts of a file; none where there is no file."""
+    return [Count(**row) for row in json.loads(place.read_text())] if place.is_file() else []
+
+
+def total(counts: Iterable[Count]) -> str:
+    """One line."""
+    found = list(counts)
+    kinds, times = len({each.fault for each in found}), sum(each.injected for each in found)
+    return f"{kinds} kinds of faults, injected {times} times, {sum(each.lost for each in found)} results lost"
+
+
+def table(counts: Iterable[Count]) -> list[str]:
+    """A row for each kind of fault, a column for each experiment: times injected, empty where it was not put in."""
+    found = {(each.experiment, each.fault): each for each in counts}
+    experiments = sorted({experiment for experiment, _ in found})
+    rows = []
+    for fault in sorted({fault for _, fault in found}):
+        here = [found.get((experiment, fault)) for experiment in experiments]
+        cells = [str(each.injected) if each else "" for each in here]
+        rows.append([fault, *cells, str(sum(each.lost for each in here if each))])
+    head = ["fault", *experiments, "results lost"]
+    return [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
+
+
+def sessions(counts: Iterable[Count]) -> list[str]:
+    """A row for each experiment: what was put into it in all, when, and at which revisions."""
+    found = list(counts)
+    rows = []
+    for experiment in sorted({each.experiment for each in found}):
+        here = [each for each in found if each.experiment == experiment]
+        code = {f"{each.revision}{' with changes' if each.changed else ''}" for each in here}
+        days = {each.date for each in here}
+        sums = (len(here), sum(each.injected for each in here), sum(each.lost for each in here))
+        rows.append([experiment, *map(str, sums), ", ".join(sorted(days)), ", ".join(sorted(code))])
+    head = ["experiment", "kinds", "injected", "results lost", "run on", "revision"]
+    return [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
+
+
+def write_section(place: Path = COUNTS) -> None:
+    """Puts the tables into RESULTS.md."""
+    counts = kept(place)
+    told = (
+        f"Put into real training runs on CPU by `make faults`, or by some of its tests; `{place.name}` keeps the "
+        f"newest count of each fault in each experiment. {total(counts)}. An empty cell was not run."
+    )
+    put_section(TITLE, "\n".join([told, "", *sessions(counts), "", *table(counts)]))
 
 
 def newest_step(run: Path) -> int:

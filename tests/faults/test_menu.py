@@ -47,7 +47,7 @@ def test_a_fault_loses_nothing(kind: Kind, experiment: str, unharmed: Given, led
         kind.damage(run)
         before -= 2  # the checkpoint before the damaged one
     held, said = goes_on(run, reference, before=before)
-    ledger.count(kind.name, lost=not held)
+    ledger.count(kind.name, experiment=experiment, lost=not held)
     assert held, said[-4000:]
     assert re.search(kind.warned, said), said[-4000:]
     assert not list((run / "checkpoints").glob(".*"))
@@ -70,7 +70,7 @@ def test_a_resumption_with_other_settings_is_refused(
     assert wrong.wait() == 1
     assert answer in wrong.said()
     held, said = goes_on(run, reference, before=6)
-    ledger.count("resumption with other settings", lost=not held)
+    ledger.count("resumption with other settings", experiment=experiment, lost=not held)
     assert held, said[-4000:]
 
 
@@ -93,9 +93,8 @@ def test_a_damaged_shard_of_the_data_is_named(
     assert second.wait() == 1, second.said()
     assert re.search(r"shard_\d{5}\.safetensors is damaged .* run the preparation task again", second.said(), re.DOTALL)
     held, said = goes_on(run, reference, before=before)
-    ledger.count(
-        f"shards of the data {'truncated' if harm is damage.truncate_shards else 'with flipped bits'}", lost=not held
-    )
+    what = "truncated" if harm is damage.truncate_shards else "with flipped bits"
+    ledger.count(f"shards of the data {what}", experiment=experiment, lost=not held)
     assert held, said[-4000:]
 
 
@@ -119,7 +118,8 @@ def test_of_two_lives_of_a_run_the_older_stops(
     assert older.wait() == 1, older.said()
     assert "start 2 has taken this run over; start 1 stops without writing" in older.said()
     held = equal(outcome(run), reference.outcome) and newest_step(run) == 8
-    ledger.count(f"two lives of a run, the older {'asleep' if asleep else 'awake'}", lost=not held)
+    fault = f"two lives of a run, the older {'asleep' if asleep else 'awake'}"
+    ledger.count(fault, experiment=experiment, lost=not held)
     assert held
 
 
@@ -138,6 +138,6 @@ def test_a_copy_that_sleeps_within_a_save_does_not_spoil_it(
     assert older.wait() == 1, older.said()
     assert "has taken this run over" in older.said()
     held = equal(outcome(run), reference.outcome) and newest_step(run) == 8
-    ledger.count("two lives of a run, the older within a save", lost=not held)
+    ledger.count("two lives of a run, the older within a save", experiment=experiment, lost=not held)
     assert held
     assert not list((run / "checkpoints").glob(".*"))

@@ -51,7 +51,7 @@ def kill_and_resume(kills: int, unharmed: Unharmed, folder: Path, ledger: Ledger
         now = newest_step(run)
         if phase:
             hit[phase] += 1
-            ledger.count(KIND, lost=now < before)
+            ledger.count(KIND, experiment=unharmed.experiment, lost=now < before)
             before = now
         else:  # it was done before
             finish(life, unharmed, run, ledger)
@@ -62,7 +62,8 @@ def kill_and_resume(kills: int, unharmed: Unharmed, folder: Path, ledger: Ledger
 
 def finish(life: Life, unharmed: Unharmed, run: Path, ledger: Ledger) -> None:
     assert life.wait() == 0, life.said()
-    ledger.lost[KIND] += not equal(outcome(run), unharmed.outcome)
+    held = equal(outcome(run), unharmed.outcome)
+    ledger.count(KIND, experiment=unharmed.experiment, lost=not held, injected=0)
 
 
 @pytest.mark.parametrize("experiment", one_of_each())
@@ -71,7 +72,7 @@ def test_killed_at_random_instants(
 ) -> None:
     hit = kill_and_resume(KILLS, unharmed(experiment), tmp_path, ledger)
     print(f"{experiment}: {KILLS} kills: " + ", ".join(f"{times} {phase}" for phase, times in hit.items()))
-    assert ledger.lost[KIND] == 0
+    assert ledger.lost(KIND) == 0
 
 
 @pytest.mark.nightly
@@ -81,4 +82,4 @@ def test_killed_at_many_random_instants(
 ) -> None:
     hit = kill_and_resume(-(-ALL_KILLS // len(one_of_each())), unharmed(experiment), tmp_path, ledger)
     print(f"{experiment}: " + ", ".join(f"{times} {phase}" for phase, times in hit.items()))
-    assert ledger.lost[KIND] == 0
+    assert ledger.lost(KIND) == 0

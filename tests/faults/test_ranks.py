@@ -11,6 +11,7 @@ import pytest
 from common.callbacks.finite import RECORD
 from common.checkpoint import committed, load_file
 from common.loggers import read_metrics
+from tests.experiments import one_of_each
 from tests.faults.ledger import Ledger
 from tests.test_parallel import WAYS
 from tests.test_resume import run_of, train
@@ -18,9 +19,13 @@ from tests.test_resume import run_of, train
 pytestmark = pytest.mark.slow
 
 
+EXPERIMENTS = pytest.mark.parametrize("experiment", one_of_each())
+
+
 @pytest.fixture
-def method(shapes: Path) -> list[str]:
-    return ["experiment=video_chatgpt_tiny", f"paths.data={shapes}", "prepare=[]"]
+def method(experiment: str, shapes: Path) -> list[str]:
+    """Overrides that choose a tiny method and its data."""
+    return [f"experiment={experiment}", f"paths.data={shapes}", "prepare=[]"]
 
 
 @pytest.fixture
@@ -37,10 +42,11 @@ def finishes(folder: Path, *overrides: str) -> bool:
     return load_file(last)["global_step"] == 10 and sorted(losses) == list(range(1, 11))
 
 
+@EXPERIMENTS
 @pytest.mark.usefixtures("second_rank")
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_a_loss_of_one_rank_that_is_not_finite_stops_all(
-    way: str, method: list[str], ledger: Ledger, tmp_path: Path
+    way: str, experiment: str, method: list[str], ledger: Ledger, tmp_path: Path
 ) -> None:
     told = r"step 5 is not finite: loss of rank 1, micro-batch 2, samples \S+\. The optimizer has not used it"
     with pytest.raises(AssertionError, match=told):
@@ -51,15 +57,16 @@ def test_a_loss_of_one_rank_that_is_not_finite_stops_all(
     assert [path.name for path in committed(run / "checkpoints")] == ["step_0000003.ckpt"]
     assert sorted(read_metrics(run / "metrics.csv")["train/loss"]) == [1, 2, 3, 4]
     held = finishes(tmp_path, *method, *WAYS[way])
-    ledger.count(f"loss of one rank of two is not a number ({way})", lost=not held)
+    ledger.count(f"loss of one rank of two is not a number ({way})", experiment=experiment, lost=not held)
     assert held
 
 
+@EXPERIMENTS
 @pytest.mark.usefixtures("second_rank")
-def test_a_rank_that_is_killed_ends_the_run(method: list[str], ledger: Ledger, tmp_path: Path) -> None:
+def test_a_rank_that_is_killed_ends_the_run(experiment: str, method: list[str], ledger: Ledger, tmp_path: Path) -> None:
     with contextlib.suppress(AssertionError):  # rank 0 meets a closed connection, if it is not killed before that
         assert train(tmp_path, *method, *WAYS["ddp"], fault="micro:18") == -signal.SIGKILL
     assert [path.name for path in committed(run_of(tmp_path) / "checkpoints")] == ["step_0000003.ckpt"]
     held = finishes(tmp_path, *method, *WAYS["ddp"])
-    ledger.count("one rank of two is killed", lost=not held)
+    ledger.count("one rank of two is killed", experiment=experiment, lost=not held)
     assert held
