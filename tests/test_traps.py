@@ -100,12 +100,14 @@ def test_counters_of_the_loop_are_those_of_the_world_that_resumes(accumulate: in
     counted = {"ready": 14, "started": 14, "processed": 14, "completed": 13}
     saved = {
         "epoch_loop.batch_progress": {"total": dict(counted), "current": dict(counted), "is_last_batch": True},
+        "epoch_loop.val_loop.batch_progress": {"total": dict(counted), "current": dict(counted), "is_last_batch": True},
         "epoch_loop.state_dict": {"_batches_that_stepped": 6},
         "epoch_progress": {"total": dict(counted), "current": dict(counted)},
     }
     state = loop_state(saved, step=7, accumulate=accumulate)
     for part in ("total", "current"):
         assert set(state["epoch_loop.batch_progress"][part].values()) == {7 * accumulate}
+        assert set(state["epoch_loop.val_loop.batch_progress"][part].values()) == {0}
     assert state["epoch_loop.state_dict"]["_batches_that_stepped"] == 7
     assert saved["epoch_loop.batch_progress"]["total"] == counted
 

@@ -216,12 +216,14 @@ def loop_state(fit_loop: Mapping[str, Any], *, step: int, accumulate: int) -> di
         accumulate: micro-batches a step in the world that resumes.
 
     Returns:
-        The state with every batch counter set from `step`.
+        The state with every batch counter set from `step`, and no validation begun: the next one is a whole one, where
+        Lightning would go on in the one that the counters speak of.
     """
     state = json.loads(json.dumps(fit_loop))
     batches = step * accumulate
-    counted = {"ready": batches, "started": batches, "processed": batches, "completed": batches}
-    state["epoch_loop.batch_progress"] |= {"total": dict(counted), "current": dict(counted), "is_last_batch": False}
+    for loop, number in {"epoch_loop": batches, "epoch_loop.val_loop": 0}.items():
+        counted = dict.fromkeys(("ready", "started", "processed", "completed"), number)
+        state[f"{loop}.batch_progress"] |= {"total": dict(counted), "current": dict(counted), "is_last_batch": False}
     state["epoch_loop.state_dict"]["_batches_that_stepped"] = step
     once = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
     state["epoch_progress"] |= {"total": dict(once), "current": dict(once)}
