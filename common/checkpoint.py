@@ -178,7 +178,7 @@ def _newest_run(runs: Path) -> Path:
     """The run that saved last. Not by the pointers `last`: the first save may have been cut off before it wrote one."""
     newest = {folder.parent: saved[-1] for folder in runs.glob(f"**/{FOLDER}") if (saved := committed(folder))}
     if not newest:
-        raise CheckpointError(f"no run with a checkpoint below {runs}; leave ckpt out to start one")
+        raise CheckpointError(f"no run with a checkpoint below {runs}; launchers.train without ckpt starts one")
     return max(newest, key=lambda run: newest[run].with_suffix(".json").stat().st_mtime_ns)
 
 

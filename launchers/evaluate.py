@@ -8,10 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from common.checkpoint import CheckpointError
 from common.config import ROOT, build, plain
 from common.files import atomic_write_text
 from common.metrics.table import Report, as_json, show
-from common.run import git_state
+from common.run import UNTRAINED, git_state
 from launchers.command import prepare, run
 from launchers.machine import ready
 from launchers.trained import checkpoint_of, tester, trained_module
@@ -23,17 +24,17 @@ def main(cfg: DictConfig) -> None:
     """Tests the checkpoint on every view and each row of `compare` on the first, then prints and keeps one table."""
     ready(cfg)
     checkpoint = checkpoint_of(cfg, cfg.ckpt)
-    compared = {name: checkpoint_of(cfg, ckpt) for name, ckpt in cfg.compare.items()}
+    compared = {name: other(cfg, name) for name in cfg.compare}
     prepare(cfg.prepare, paths=cfg.paths)
     report = test(cfg, checkpoint, views=None)
-    for name, other in compared.items():
+    for name, ckpt in compared.items():
         first = next(iter(cfg.data.test))
-        report[name] = test(cfg, other, views=[first])[first]
+        report[name] = test(cfg, ckpt, views=[first])[first]
     show(report, title=str(checkpoint or "untrained"))
     path = Path(cfg.paths.run) / "metrics.json"
     revision, dirty = git_state(ROOT)
     record = {
-        "checkpoint": str(checkpoint),
+        "checkpoint": str(checkpoint or UNTRAINED),
         "revision": revision,
         "dirty": dirty,
         "rows": as_json(report),
@@ -41,6 +42,18 @@ def main(cfg: DictConfig) -> None:
     }
     atomic_write_text(path, json.dumps(record, indent=2) + "\n")
     log.info("wrote %s", path)
+
+
+def other(cfg: DictConfig, name: str) -> Path | None:
+    """The checkpoint of a row of `compare`; None for the untrained model.
+
+    Raises:
+        CheckpointError: there is none; the row is named, and how to do without it.
+    """
+    try:
+        return checkpoint_of(cfg, cfg.compare[name])
+    except CheckpointError as error:
+        raise CheckpointError(f"compare.{name}: {error}; ~compare.{name} leaves this row out") from error
 
 
 def test(cfg: DictConfig, checkpoint: Path | None, *, views: list[str] | None) -> Report:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from common.checkpoint import FOLDER, locate, newest_good
 from common.config import build, plain
-from common.run import read_starts, refuse_changes, refuse_idle
+from common.run import UNTRAINED, read_starts, refuse_changes, refuse_idle
 from common.slurm import by_srun, refuse_other_tasks, restarts, tell, told
 from launchers.command import prepare
 
@@ -46,7 +46,7 @@ def resumed(cfg: DictConfig) -> Path | None:
     """The checkpoint to go on from: the newest of this run if SLURM starts it again, or else what `ckpt` names."""
     checkpoints = Path(cfg.paths.run) / FOLDER
     own = newest_good(checkpoints) if restarts() and checkpoints.is_dir() else None
-    if own is not None or cfg.ckpt is None:
+    if own is not None or cfg.ckpt in (None, UNTRAINED):
         return own
     return locate(cfg.ckpt, Path(cfg.paths.outputs) / cfg.name)
 

@@ -1,5 +1,6 @@
 """What a user sees of a command: help, mistakes answered with the near name, preparation done once."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from launchers import train
+from launchers import evaluate, train
 from launchers.command import run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,6 +53,41 @@ def test_help_lists_what_there_is(capfd: pytest.CaptureFixture[str], monkeypatch
     shown = capfd.readouterr().out
     for word in ("experiment:", "video_chatgpt_tiny", "hardware:", "a100x8", "logger:", "lr: 0.003"):
         assert word in shown
+
+
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str, data: Path) -> None:
+    GlobalHydra.instance().clear()
+    where = ["prepare=[]", f"paths.outputs='{tmp_path}'", f"paths.data='{data}'"]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *where, *arguments])
+    try:
+        run(evaluate.main, config_name="config")
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def test_a_row_of_a_run_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"compare\.projector_only: no run .* ~compare\.projector_only leaves"):
+        command(monkeypatch, tmp_path, "ckpt=none", data=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_untrained_model_is_scored_into_a_folder_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shapes: Path
+) -> None:
+    command(monkeypatch, tmp_path, "ckpt=none", "~compare.projector_only", data=shapes)
+    (path,) = tmp_path.glob("video_chatgpt_tiny/evaluate_*/metrics.json")
+    record = json.loads(path.read_text())
+    assert record["checkpoint"] == "none"
+    assert record["rows"]["real"] == record["rows"]["before_training"]
+
+
+@pytest.mark.slow
+def test_training_from_none_is_a_new_run(tmp_path: Path, shapes: Path) -> None:
+    small = ["steps=2", "validate_every=2", "batch.global=4", "batch.micro=4", "prepare=[]", "ckpt=none"]
+    where = [f"paths.data={shapes}", f"paths.outputs={tmp_path}"]
+    words = [sys.executable, "-m", "launchers.train", *small, *where]
+    subprocess.run(words, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+    assert len([*tmp_path.glob("video_chatgpt_tiny/*/checkpoints/last")]) == 1
 
 
 @pytest.mark.slow
