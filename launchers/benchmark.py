@@ -14,11 +14,12 @@ from omegaconf import DictConfig
 from common.benchmark.coverage import add
 from common.benchmark.record import read, refuse_other, slower, table
 from common.benchmark.subject import Subject
-from common.config import ROOT, plain
+from common.config import ROOT, ConfigError, plain
 from common.environment import set_timeout
 from common.files import atomic_write_text
+from common.jobs import code_of
 from common.memory.table import grid
-from common.run import PACKAGES, git_state
+from common.run import PACKAGES
 from launchers.command import prepare, run
 from launchers.machine import chosen, memory_run, ready
 from launchers.start import trainer_of
@@ -32,6 +33,9 @@ def main(cfg: DictConfig) -> None:
     tree = plain(cfg)
     subject, asked = Subject(tree), tree["benchmark"]
     before = read(Path(asked["against"])) if asked["against"] else None
+    code = made()
+    if asked["record"] is not None and code["dirty"] is not False:
+        raise ConfigError("benchmark.record: a recorded run names the commit that it is of; commit first")
     if asked["data"] == "real":
         prepare(cfg.prepare, paths=cfg.paths)
     seed_everything(cfg.seed, verbose=False)
@@ -42,7 +46,7 @@ def main(cfg: DictConfig) -> None:
     if not trainer.is_global_zero:
         return
     what = subject.what(trainer, experiment=str(chosen("experiment")), hardware=str(chosen("hardware")))
-    record = {"what": what, **made(), "figures": subject.figures(trainer, memory_run(cfg))}
+    record = {"what": what, **code, "figures": subject.figures(trainer, memory_run(cfg))}
     path = Path(asked["write"])
     atomic_write_text(path, json.dumps(record, indent=2) + "\n")
     if asked["record"] is not None:
@@ -59,10 +63,11 @@ def main(cfg: DictConfig) -> None:
 
 def made() -> dict[str, Any]:
     """By what, and when."""
-    revision, dirty = git_state(ROOT)
+    code = code_of(ROOT)
+    dirty = None if code.revision is None else code.changes is not None  # of what runs: a record that is added is not
     packages = {package: version(package) for package in PACKAGES}
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"revision": revision, "dirty": dirty, "time": time, "packages": packages}
+    return {"revision": code.revision, "dirty": dirty, "time": time, "packages": packages}
 
 
 if __name__ == "__main__":

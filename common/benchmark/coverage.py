@@ -10,9 +10,10 @@ from common.files import atomic_write_text
 BEGIN, END = "<!-- hardware:begin -->", "<!-- hardware:end -->"
 KEPT = ("experiment", "hardware", "device", "devices", "nodes", "precision", "strategy")
 LEGEND = """*composes*: the configuration composes and every argument of it binds; it has not been run. *CPU*: some
-training steps of a tiny experiment were run with the strategy of this file, by so many processes on a CPU in place of
-GPUs, and with its precision but for FSDP's (a CPU does not mix bfloat16 and float32 in a layer norm). A device by name:
-training steps were run on it. Empty: no experiment of the method is claimed to run there."""
+training steps of a tiny experiment were run with the strategy of this file, by at most so many processes on a CPU in
+place of GPUs, and with its precision but for FSDP's (a CPU does not mix bfloat16 and float32 in a layer norm); nodes
+are those of a SLURM on one machine. A device by name: training steps were run on it. Empty: no experiment of the method
+is claimed to run there."""
 
 
 class Claim(NamedTuple):
@@ -44,7 +45,7 @@ def runs(path: Path) -> list[dict[str, Any]]:
 
 
 def _kind(run: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(run[key] for key in ("experiment", "hardware", "device", "devices"))
+    return tuple(run[key] for key in ("experiment", "hardware", "device", "devices", "nodes"))
 
 
 def rows(
@@ -77,7 +78,11 @@ def cell(found: Sequence[Mapping[str, Any]]) -> str:
     if real:
         names = sorted({f"{run['devices'] * run['nodes']} x {run['device']}" for run in real})
         return f"{', '.join(names)} ({max(run['time'] for run in real)[:10]})"
-    if found:
-        count = max(run["devices"] * run["nodes"] for run in found)
-        return f"CPU, {count} {'process' if count == 1 else 'processes'}"
-    return ""
+    if not found:
+        return ""
+    count, nodes = (max(values) for values in zip(*((_processes(run), run["nodes"]) for run in found), strict=True))
+    return f"CPU, {count} {'process' if count == 1 else 'processes'}{f', {nodes} nodes' if nodes > 1 else ''}"
+
+
+def _processes(run: Mapping[str, Any]) -> int:
+    return int(run["devices"] * run["nodes"])

@@ -9,10 +9,12 @@ CLAIMS = {"a_tiny": Claim("a", ["cpu", "gpu24"]), "a_large": Claim("a", ["gpu80"
 HARDWARE = {"cpu": "cpu", "gpu": "gpu24", "a100x8": "gpu80"}
 
 
-def run(experiment: str, hardware: str, device: str, devices: int, time: str = "2026-01-01T00:00:00") -> dict[str, Any]:
-    kinds = {"experiment": experiment, "hardware": hardware, "device": device, "devices": devices}
+def run(
+    experiment: str, hardware: str, device: str, devices: int, time: str = "2026-01-01T00:00:00", nodes: int = 1
+) -> dict[str, Any]:
+    kinds = {"experiment": experiment, "hardware": hardware, "device": device, "devices": devices, "nodes": nodes}
     return {
-        "what": {**kinds, "nodes": 1, "precision": "p", "strategy": "s"},
+        "what": {**kinds, "precision": "p", "strategy": "s"},
         "revision": "r",
         "dirty": False,
         "time": time,
@@ -46,3 +48,11 @@ def test_what_was_run_wins_over_what_composes(tmp_path: Path) -> None:
     ]
     assert cell([]) == ""
     assert cell([each for each in runs(path) if each["hardware"] == "a100x8"][1:]) == "CPU, 2 processes"
+
+
+def test_runs_of_one_node_and_of_several_stand_side_by_side(tmp_path: Path) -> None:
+    path = tmp_path / "runs.json"
+    for nodes in (1, 2):
+        add(path, run("a_tiny", "a100x8", "cpu", 1, nodes=nodes))
+    assert len(runs(path)) == 2
+    assert cell(runs(path)) == "CPU, 2 processes, 2 nodes"
