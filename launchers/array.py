@@ -2,7 +2,9 @@
 
 import logging
 import os
+import shlex
 import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +22,11 @@ from launchers.task import Task, completed
 log = logging.getLogger(__name__)
 FOLDER = ".submitit"
 SHAPE = ("nodes", "tasks", "cpus", "gpus")  # of a job; one for all of an array
+
+# How a task starts its Python. Until submitit has its handlers in place a warning would kill the task, and the job
+# would end as failed. One that is not heard costs little: SLURM ends the job with its time of grace and puts it back.
+DEAF = """bash -c 'trap "" USR2 TERM; exec "$0" "$@"' """
+
 UNLIMITED = 1_000_000  # time-outs that submitit counts; what bounds requeues is that a run gets on (common/run.py)
 
 
@@ -125,7 +132,8 @@ class SlurmLauncher(JobLauncher):
         folder = sweep / FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)  # what lies there is executed
         try:
-            executor = SlurmExecutor(folder / "%j", max_num_timeout=UNLIMITED)
+            python = DEAF + shlex.quote(sys.executable)
+            executor = SlurmExecutor(folder / "%j", max_num_timeout=UNLIMITED, python=python)
             executor.update_parameters(**{name: value for name, value in self.asked.items() if value is not None})
             submitted = executor.submit_array([task_of(job) for job in batch])
         except (FailedSubmissionError, RuntimeError) as error:

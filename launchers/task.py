@@ -1,7 +1,7 @@
 """What a task of a SLURM job calls.
 
-SLURM may warn a job at any time, and until submitit has its handler in place the warning would kill the task. It gets
-there after reading what this module defines, so the module loads nothing; the rest is imported when the task runs.
+SLURM may warn a job at any time, and until submitit has its handler in place the warning is not heard. It gets there
+after reading what this module defines, so the module loads nothing; the rest is imported when the task runs.
 """
 
 import importlib

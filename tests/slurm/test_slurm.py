@@ -204,3 +204,22 @@ def test_a_preparation_task_is_spread_over_an_array(user: User, tmp_path: Path) 
     made = [path for path in tmp_path.rglob("shard_*.json")]
     assert len(made) == 5  # of 18 clips
     assert [path.parent for path in tmp_path.rglob("index.json")] == [made[0].parent]
+
+
+SLOW_TO_START = """
+import os, pathlib, time
+if "SLURM_PROCID" in os.environ:
+    pathlib.Path(__file__).with_name("started").touch()
+    time.sleep(3)
+"""
+
+
+@in_turn(16)
+def test_a_warning_while_python_starts_kills_no_task(user: User, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_TO_START)
+    job = user.submit(PYTHONPATH=str(tmp_path))
+    user.wait((tmp_path / "started").exists, "Python starts")
+    for name in ("USR2", "TERM"):
+        user.cluster.run("scancel", f"--signal={name}", str(job.id))
+    assert user.end(job) == "COMPLETED", user.logs()
+    assert len(read_starts(Path(job.folder))) == 1
