@@ -210,7 +210,8 @@ SLOW_TO_START = """
 import os, pathlib, time
 if "SLURM_PROCID" in os.environ:
     pathlib.Path(__file__).with_name("started").touch()
-    time.sleep(3)
+    while not pathlib.Path(__file__).with_name("warned").exists():
+        time.sleep(0.1)
 """
 
 
@@ -221,5 +222,6 @@ def test_a_warning_while_python_starts_kills_no_task(user: User, tmp_path: Path)
     user.wait((tmp_path / "started").exists, "Python starts")
     for name in ("USR2", "TERM"):
         user.cluster.run("scancel", f"--signal={name}", str(job.id))
+    (tmp_path / "warned").touch()
     assert user.end(job) == "COMPLETED", user.logs()
     assert len(read_starts(Path(job.folder))) == 1
