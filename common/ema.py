@@ -80,6 +80,10 @@ class Ema(Callback):
             _copy(self._shadow, self._live)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.put_back()
+
+    def put_back(self) -> None:
+        """The weights themselves are in the module again; also for a validation that is broken off."""
         if self._kept:
             _copy(self._kept, self._live)
             self._kept = []

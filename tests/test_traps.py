@@ -17,6 +17,7 @@ from common.callbacks.checkpointing import loop_state
 from common.checkpoint import NAME
 from common.data.order import GlobalOrder, MicroBatches
 from common.parallel import FullySharded
+from launchers.command import compose
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(path for folder in ("common", "launchers", "projects") for path in (ROOT / folder).rglob("*.py"))
@@ -86,6 +87,13 @@ def test_two_runs_of_one_second_have_folders_of_their_own(monkeypatch: pytest.Mo
 
 
 # Order and counters
+
+
+def test_what_a_callback_finds_at_a_step_another_has_left_there() -> None:
+    order = list(compose("callbacks=ema").callbacks)
+    assert order.index("ema") < order.index("checkpointing")  # saves the average of the step
+    assert order.index("fence") < order.index("metrics_log") < order.index("stopping")  # a stopped step is reported
+    assert order.index("stopping") < order.index("checkpointing")  # stops what that makes up for at the start
 
 
 def test_a_sampler_that_starts_later_has_the_length_of_the_whole_run() -> None:

@@ -3,8 +3,9 @@
 FAULT names where the process kills itself with SIGKILL: `micro:<n>` after the n-th micro-batch's backward pass,
 `before:<n>` and `after:<n>` the optimizer's n-th step, `write:<n>` half-way through writing the n-th checkpoint,
 `commit:<n>` between its rename and its manifest, `validation:<n>` in the n-th validation batch; `term:<n>` sends itself
-SIGTERM in the n-th backward pass instead, and `nan:<n>` spoils the loss of the n-th micro-batch. FAULT_RANK names the
-rank that it happens to; without, it happens to each. IDS_LOG names a file for the rows of every micro-batch.
+SIGTERM in the n-th backward pass instead, `ask:<n>` in the n-th validation batch, and `nan:<n>` spoils the loss of the
+n-th micro-batch. FAULT_RANK names the rank that it happens to; without, it happens to each. IDS_LOG names a file for
+the rows of every micro-batch.
 """
 
 import math
@@ -86,6 +87,8 @@ class Faults(Callback):
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         if KIND == "validation" and due():
             die()
+        if KIND == "ask" and due():
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def spoilt(loss: Any) -> Any:

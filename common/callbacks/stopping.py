@@ -1,13 +1,16 @@
-"""SIGTERM, Ctrl-C and the warning of SLURM: save at the next step boundary, then stop or be put back."""
+"""SIGTERM, Ctrl-C and the warning of SLURM: save at the next step or validation batch, then stop or be put back."""
 
 import logging
 import signal
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from common.callbacks.checkpointing import Checkpointing
+from common.ema import Ema
 from common.slurm import being_preempted, by_srun
 
 log = logging.getLogger(__name__)
@@ -16,6 +19,10 @@ EXIT_STOPPED = 143  # 128 + SIGTERM: the run was told to stop, and can go on wit
 
 class StopOnSignal(Callback):
     """Handlers only set a flag; the ranks agree on it between two steps, all save the same step, and all leave.
+
+    They agree between two batches of a validation too, which may be longer than the time that is left. What it has
+    measured is dropped: the step is saved as one that was not validated, and the next start makes up for that. The
+    validation of the last step is not broken off, because a run that has all its steps would not come back to it.
 
     Saving inside a handler could interrupt a backward pass, and ranks that save on their own come back at different
     steps. A second Ctrl-C stops at once.
@@ -32,6 +39,7 @@ class StopOnSignal(Callback):
                 all-reduce); a single process looks at every step.
         """
         self.agree_every = agree_every
+        self._common_batches = 0  # of a validation, that every rank has
         self._asked: set[int] = set()
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -43,7 +51,7 @@ class StopOnSignal(Callback):
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and number in self._asked:
             raise KeyboardInterrupt
-        log.warning("%s: saving at the next step, then stopping", signal.Signals(number).name)
+        log.warning("%s: saving at the next step or validation batch, then stopping", signal.Signals(number).name)
         self._asked.add(number)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -53,10 +61,30 @@ class StopOnSignal(Callback):
             return
         if trainer.world_size > 1 and step % self.agree_every:
             return
-        if trainer.strategy.reduce_boolean_decision(bool(self._asked), all=False):
-            saver = next(each for each in trainer.callbacks if isinstance(each, Checkpointing))  # type: ignore[attr-defined]
-            saver.save(trainer)
-            self._leave(trainer, step)
+        self._save_and_leave_if_asked(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The ranks may have different numbers of batches, and can agree only while all have one."""
+        own = torch.tensor(sum(trainer.num_val_batches), device=trainer.strategy.root_device)
+        fewest = trainer.strategy.reduce(own, reduce_op="min")
+        assert isinstance(fewest, Tensor)
+        self._common_batches = int(fewest)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        among_steps = trainer.state.fn == "fit" and trainer.global_step < trainer.max_steps
+        if among_steps and batch_idx + 1 < self._common_batches:  # after the last it ends by itself
+            self._save_and_leave_if_asked(trainer)
+
+    def _save_and_leave_if_asked(self, trainer: Trainer) -> None:
+        if not trainer.strategy.reduce_boolean_decision(bool(self._asked), all=False):
+            return
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for average in (each for each in callbacks if isinstance(each, Ema)):
+            average.put_back()
+        next(each for each in callbacks if isinstance(each, Checkpointing)).save(trainer)
+        self._leave(trainer, trainer.global_step)
 
     def _leave(self, trainer: Trainer, step: int) -> None:
         warned = trainer.strategy.reduce_boolean_decision(signal.SIGUSR2 in self._asked, all=False)

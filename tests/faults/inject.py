@@ -143,6 +143,17 @@ class FromStep(Callback):
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A signal to itself as a step begins."""
+
+    by: signal.Signals
+    step: int
+
+    def __call__(self) -> list[Callback]:
+        return [FromStep(self.step, lambda: die(self.by))]
+
+
+@dataclass(frozen=True)
 class SmallFiles:
     """From the third step on, files cannot grow past 60,000 bytes."""
 

@@ -132,6 +132,7 @@ MENU = [
     Kind("SIGKILL between manifest and pointer", DEAD, fault=inject.KillsWhileSaving("without last", 2)),
     Kind("SIGKILL between first manifest and pointer", DEAD, fault=inject.KillsWhileSaving("without last", 1)),
     Kind("SIGKILL while an old checkpoint is removed", DEAD, fault=inject.KillsWhileSaving("half removed", 1)),
+    Kind("SIGTERM in the step before a validation", EXIT_STOPPED, "stopped at step 4", inject.Asked(signal.SIGTERM, 4)),
     Kind("clock jumps back and forth", DONE, fault=inject.ClockJumps()),
     Kind("no network, and a Hub that is down", DONE, fault=inject.NoNetwork()),
     *(

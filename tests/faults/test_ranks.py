@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from common.callbacks.finite import RECORD
-from common.checkpoint import committed, load_file
+from common.callbacks.stopping import EXIT_STOPPED
+from common.checkpoint import committed, load_file, read_manifest
 from common.loggers import read_metrics
 from tests.experiments import one_of_each
 from tests.faults.ledger import Ledger
@@ -35,7 +36,7 @@ def second_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def finishes(folder: Path, *overrides: str) -> bool:
-    """Whether the run goes on from step 3 to its end, every step reported."""
+    """Whether the run goes on to its end, every step reported."""
     assert train(folder, *overrides, "ckpt=last") == 0
     last = committed(run_of(folder) / "checkpoints")[-1]
     losses = read_metrics(run_of(folder) / "metrics.csv")["train/loss"]
@@ -58,6 +59,23 @@ def test_a_loss_of_one_rank_that_is_not_finite_stops_all(
     assert sorted(read_metrics(run / "metrics.csv")["train/loss"]) == [1, 2, 3, 4]
     held = finishes(tmp_path, *method, *WAYS[way])
     ledger.count(f"loss of one rank of two is not a number ({way})", experiment=experiment, lost=not held)
+    assert held
+
+
+@EXPERIMENTS
+@pytest.mark.usefixtures("second_rank")
+@pytest.mark.parametrize("way", [pytest.param("ddp", marks=pytest.mark.nightly), "fsdp"])
+def test_a_signal_to_one_rank_in_validation_stops_both(
+    way: str, experiment: str, method: list[str], ledger: Ledger, tmp_path: Path
+) -> None:
+    chosen = [*method, *WAYS[way], "batch.eval=2"]
+    assert train(tmp_path, *chosen, fault="ask:1") == EXIT_STOPPED  # in the validation of step 5
+    checkpoints = run_of(tmp_path) / "checkpoints"
+    assert [path.name for path in committed(checkpoints)] == ["step_0000003.ckpt", "step_0000005.ckpt"]
+    assert read_manifest(checkpoints / "step_0000005.ckpt").score is None
+    assert 5 not in read_metrics(run_of(tmp_path) / "metrics.csv").get("val/loss", {})
+    held = finishes(tmp_path, *chosen) and 5 in read_metrics(run_of(tmp_path) / "metrics.csv")["val/loss"]
+    ledger.count(f"SIGTERM to one rank of two in validation ({way})", experiment=experiment, lost=not held)
     assert held
 
 
