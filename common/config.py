@@ -107,8 +107,12 @@ def accumulate(global_batch: int, micro: int, devices: int, num_nodes: int) -> i
     """Micro-batches a device runs for one optimizer step.
 
     Raises:
-        ConfigError: the global batch is not a multiple of micro x devices x nodes.
+        ConfigError: a number is not positive, or the global batch is not a multiple of micro x devices x nodes.
     """
+    keys = ("batch.global", "batch.micro", "trainer.devices", "trainer.num_nodes")
+    for key, value in zip(keys, (global_batch, micro, devices, num_nodes), strict=True):
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{key}={value}: a whole number of 1 or more")
     parallel = micro * devices * num_nodes
     if global_batch % parallel:
         raise ConfigError(

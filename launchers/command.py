@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,44 +13,40 @@ from typing import Any
 import hydra
 from filelock import FileLock
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from common.checkpoint import CheckpointError
-from common.config import CONF, ConfigError, build, check, config_keys, register
-from common.disk import DiskSpaceError
-from common.hub import HubError
-from common.jobs import JobError
-from common.run import IdleRunError, NonFiniteError, StaleRunError
-from common.slurm import SlurmError
-from common.weights.source import WeightsError
+from common.config import CONF, ROOT, build, check, config_keys, register
 
 log = logging.getLogger(__name__)
-EXPECTED = (
-    HydraException,
-    OmegaConfBaseException,
-    ConfigError,
-    CheckpointError,
-    DiskSpaceError,
-    IdleRunError,
-    NonFiniteError,
-    StaleRunError,
-    WeightsError,
-    HubError,
-    JobError,
-    SlurmError,
-)
+EXPECTED = (HydraException, OmegaConfBaseException, ValueError)
+OURS = tuple(ROOT / name for name in ("common", "launchers", "projects"))
 
 
 def run(function: Callable[[DictConfig], Any], *, config_name: str) -> None:
-    """Composes `config_name` with the command line and calls `function`; a configuration error ends in one message."""
+    """Composes `config_name` with the command line and calls `function`; what the user can mend ends in one message."""
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; those of the configuration are explained below
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(function)()
     except EXPECTED as error:
+        if not for_the_user(error):
+            raise
         sys.exit(f"error: {explain(error, config_name)}")
+
+
+def for_the_user(error: BaseException) -> bool:
+    """Whether a message is enough: a ValueError that our own code raises says what to do, any other is a defect."""
+    if not isinstance(error, ValueError):
+        return True
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return any(Path(frame.f_code.co_filename).is_relative_to(folder) for folder in OURS)
 
 
 def explain(error: BaseException, config_name: str) -> str:
@@ -58,6 +55,8 @@ def explain(error: BaseException, config_name: str) -> str:
         wanted = str(error.missing_cfg_file).rsplit("/", 1)[-1]
         near = difflib.get_close_matches(wanted, error.options, n=3, cutoff=0.5)
         return f"no {error.missing_cfg_file}; {_either(near, error.options)}"
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
+        return f"{error.__cause__}"
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     unknown = re.search(r"[Cc]ould not override '([^']+)'|Key '([^']+)' (?:is )?not in", f"{error} {cause}")
     if unknown is None:
@@ -114,7 +113,8 @@ def prepare(needs: Sequence[Sequence[str]], *, paths: DictConfig) -> None:
 def run_task(cfg: DictConfig) -> Any:
     """Checks and runs one preparation task; the task itself returns at once when its result is there."""
     check(cfg)
-    figures = build(cfg.task)
+    task = build(cfg.task, _partial_=True)
+    figures = task()  # here, because hydra would make one line without a traceback of whatever goes wrong in it
     log.info("%s: %s", cfg.task._target_.rpartition(".")[2], figures)
     return figures
 

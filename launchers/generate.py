@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.chat.terminal import converse
-from common.config import build
+from common.config import ConfigError, build
 from common.data.module import StreamData
 from common.files import write_jsonl
 from launchers.command import prepare, run
@@ -52,6 +52,8 @@ def table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
 
 def talk(module: LightningModule, data: StreamData, trainer: Trainer, *, video: str | None) -> None:
     """Questions and answers in the terminal, on the device and in the precision of the trainer."""
+    if not hasattr(module, "reply"):
+        raise ConfigError(f"request.chat=true: {type(module).__name__} answers no questions; leave it out")
     rows = data.rows("predict")
     module.to(trainer.strategy.root_device).eval()
     reply: Callable[..., str] = module.reply  # type: ignore[assignment]

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
 
+from common.config import ConfigError, accumulate
 from launchers import evaluate, train
-from launchers.command import run
+from launchers.command import run, run_task
+from launchers.generate import talk
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,6 +39,10 @@ def complaint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) 
         ("batch.global=33", "choose batch.micro so that it divides"),
         ("+model.trains=1", "there is|did you mean"),
         ("ckpt=last", "no run with a checkpoint"),
+        ("trainer.devices=auto", "trainer.devices=auto: a whole number"),
+        ("trainer.devices=-1", "trainer.devices=-1: a whole number"),
+        ("batch.micro=0", "batch.micro=0: a whole number"),
+        ("hw=a6000", "hw=a6000: cpu, or gpu and its gigabytes"),
     ],
 )
 def test_mistakes_are_answered_with_the_near_name(
@@ -43,6 +50,33 @@ def test_mistakes_are_answered_with_the_near_name(
 ) -> None:
     message = complaint(monkeypatch, tmp_path, argument)
     assert any(part in message for part in answer.split("|")), message
+
+
+def test_an_error_of_our_own_is_a_message_and_one_from_below_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def ours(cfg: DictConfig) -> None:
+        accumulate(33, 2, 1, 1)
+
+    def below(cfg: DictConfig) -> None:
+        int("x")
+
+    monkeypatch.setattr(sys, "argv", ["train", f"paths.outputs={tmp_path}"])
+    for function, seen in ((ours, SystemExit), (below, ValueError)):
+        GlobalHydra.instance().clear()
+        with pytest.raises(seen):
+            run(function, config_name="config")
+    GlobalHydra.instance().clear()
+
+
+def test_what_goes_wrong_in_a_task_is_raised_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        run_task(OmegaConf.create({"task": {"_target_": "common.files.read_jsonl", "path": f"{tmp_path}/x"}}))
+
+
+def test_a_talk_needs_a_method_that_answers() -> None:
+    with pytest.raises(ConfigError, match=r"request\.chat"):
+        talk(object(), object(), object(), video=None)  # type: ignore[arg-type]
 
 
 def test_help_lists_what_there_is(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,11 @@
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from common.config import build
+from common.config import ConfigError, build
 from common.memory.devices import Need, Strategy, need
 from common.memory.recipe import unloaded, uses
 from common.memory.trace import Machine, Trace, Weights, trace
@@ -31,8 +32,16 @@ class MemoryRun:
 
     @property
     def capacity(self) -> float | None:
-        """Bytes of a device by the memory class of the machine, 24e9 for gpu24; None for a CPU."""
-        return float(self.tree["hw"].removeprefix("gpu")) * 1e9 if self.gpu else None
+        """Bytes of a device by the memory class of the machine, 24e9 for gpu24; None for a CPU.
+
+        Raises:
+            ConfigError: the class does not say it.
+        """
+        if not self.gpu:
+            return None
+        if not (found := re.fullmatch(r"gpu(\d+(?:\.\d+)?)", self.tree["hw"])):
+            raise ConfigError(f"hw={self.tree['hw']}: cpu, or gpu and its gigabytes (1e9 bytes), such as gpu48")
+        return float(found.group(1)) * 1e9
 
     def need(self, *, strategy: Strategy | None = None, devices: int | None = None, packed: bool | None = None) -> Need:
         """Of each device; what is not given is as the run has it."""
