@@ -37,12 +37,11 @@ def refuse_unclaimed(cfg: DictConfig) -> None:
     claims = claimed(cfg)
     if cfg.hw in claims:
         return
-    given = not OmegaConf.is_interpolation(cfg.batch, "micro")
     run = memory_run(cfg)
     where = f"{cfg.hw}, {run.devices} x {run.strategy}, micro-batch {run.tree['micro']}"
     what = f"{cfg.name} (claimed on {', '.join(claims)}) on {where},"
     refuse_too_small(run, what=what, others=lambda: others(chosen("experiment")))
-    if not given:
+    if unknown_micro_batch(cfg):
         raise ConfigError(
             f"{cfg.name} names no micro-batch for {cfg.hw} (it has {', '.join(claims)}); by the estimate 1 "
             f"fits: give batch.micro_on.{cfg.hw}=1"
@@ -52,6 +51,11 @@ def refuse_unclaimed(cfg: DictConfig) -> None:
 def claimed(cfg: DictConfig) -> list[str]:
     """Classes of machines that the experiment has a micro-batch for."""
     return [str(name) for name, micro in cfg.batch.micro_on.items() if micro is not None]
+
+
+def unknown_micro_batch(cfg: DictConfig) -> bool:
+    """Whether neither the experiment nor the command line says how many rows a device of this class takes."""
+    return OmegaConf.is_interpolation(cfg.batch, "micro") and cfg.hw not in claimed(cfg)
 
 
 def asked_for() -> list[str]:
@@ -66,7 +70,7 @@ def chosen(group: str) -> str | None:
 
 def memory_run(cfg: DictConfig) -> MemoryRun:
     """The run of a configuration; on a machine that it is not claimed to run on, with a micro-batch of one."""
-    if OmegaConf.is_interpolation(cfg.batch, "micro") and cfg.hw not in claimed(cfg):
+    if unknown_micro_batch(cfg):
         cfg = OmegaConf.merge(cfg, {"batch": {"micro": 1}})  # type: ignore[assignment]
     tree: dict[str, Any] = {"hw": cfg.hw, "global": cfg.batch["global"], "micro": cfg.batch.micro}
     for key in ("model", "data"):

@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from common.config import CONF, ROOT
 from common.doctor.sources import terms_of
 from launchers import doctor
-from launchers.command import run
+from launchers.command import compose, run
 from launchers.machine import LOOK
 
 
@@ -54,6 +54,12 @@ def test_a_published_run_lists_what_is_missing(
     printed = capsys.readouterr().out
     for word in ("task=widen_unet", "hf download timbrooks/instruct-pix2pix", "OpenRAIL", "of 0.1 GB", "2 wanted"):
         assert word in printed, word
+
+
+def test_a_micro_batch_that_is_given_is_the_one_that_is_looked_at() -> None:
+    words = ["experiment=video_chatgpt_tiny", "hw=gpu48", "paths.run=unused"]
+    for more, first in (([], "micro-batch on gpu48"), (["batch.micro=16"], "configuration")):
+        assert next(doctor.examine(compose(*words, *more), {})).what == first
 
 
 def test_a_wrong_configuration_is_the_only_row(

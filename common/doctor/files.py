@@ -2,11 +2,12 @@
 
 import json
 import re
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from common.config import CONF, ROOT
 from common.doctor.row import Row, Status
@@ -17,6 +18,8 @@ HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 NAMES = ("weights", "path", "preprocess", "tokenizer", "processor")  # keys whose value is a folder or a Hub id
 READ = ("train", "val")  # parts of the data that training reads; the others are for evaluate and generate
 LATER = ("test", "predict")
+INDEX = ".index.json"  # of weights in several files
+KINDS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # of files that weights are in
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Place:
         conf: the configuration files.
         licences: content of LICENSES.md.
         chosen: the choice of the group `data`.
-        prepared: tasks that the run itself starts with.
+        prepared: what the tasks write that the run itself starts with: {folder or file: task}.
     """
 
     data: str
@@ -37,38 +40,49 @@ class Place:
     conf: Path
     licences: str
     chosen: str
-    prepared: Sequence[str]
+    prepared: Mapping[str, str]
 
 
-def place_of(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Place:
+def place_of(tree: Mapping[str, Any], choices: Mapping[str, str], prepared: Mapping[str, str]) -> Place:
     """Where the files of a composed run are looked for."""
-    prepared = [str(task[0]) for task in tree["prepare"]]
     licences = (ROOT / "LICENSES.md").read_text(encoding="utf-8")
     return Place(tree["paths"]["data"], tree["paths"]["outputs"], CONF, licences, choices["data"], prepared)
 
 
 def file_rows(tree: Mapping[str, Any], place: Place) -> list[Row]:
     """Rows about everything that the model and the data of a composed configuration name."""
-    named = [value for key, value in _strings(tree["model"]) if key in NAMES and "/" in value]
+    named: dict[str, bool] = {}
+    for key, value in _strings(tree["model"]):
+        if key in NAMES and "/" in value:
+            named[value] = named.get(value, False) or key == "weights"
     paths: dict[str, Status] = {}
     for part in LATER:
         paths |= {value: Status.WARN for _, value in _strings(tree["data"][part]) if _below(value, place)}
     for read in (*(tree["data"][part] for part in READ), tree["model"]):
         paths |= {value: Status.FAIL for _, value in _strings(read) if _below(value, place)}
-    rows = [weights_row(name, place) for name in dict.fromkeys(named)]
-    others = sorted(paths.keys() - set(named))
+    rows = [weights_row(name, place, numbers=numbers) for name, numbers in named.items()]
+    others = sorted(paths.keys() - named.keys())
     return [*rows, *(path_row(name, place, missing=paths[name]) for name in others)]
 
 
-def weights_row(name: str, place: Place) -> Row:
-    """A folder of weights or a Hub repository: there, and every file of it whole. Nothing is loaded or fetched."""
+def weights_row(name: str, place: Place, *, numbers: bool) -> Row:
+    """A folder of weights or a Hub repository: there, and every file of it whole. Nothing is loaded or fetched.
+
+    Args:
+        name: folder, file or id.
+        place: where things are looked for.
+        numbers: whether weights are read from it, and not a tokenizer alone.
+    """
     terms = _terms(" ".join([name, *_said(name, place)]), place)
     try:
         folder = Path(name) if Path(name).is_file() else weights_folder(name)
     except WeightsError as error:
         remedy = _remedy(name, place) or str(error).rpartition("; ")[2]
         return Row(Status.FAIL, name, "weights are not there", f"{remedy}{terms}")
-    broken = [reason for file in _files(folder) if (reason := damage(file))]
+    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    if numbers and not any(path.suffix in KINDS for path in files):
+        return Row(Status.FAIL, name, f"no weights are in {folder}", "fetch or make it again")
+    broken = [reason for path in files if (reason := damage(path))]
     if broken:
         return Row(Status.FAIL, name, "; ".join(broken[:3]), "fetch or make it again")
     return Row(Status.PASS, name, f"weights are there{terms}")
@@ -79,8 +93,9 @@ def path_row(name: str, place: Place, *, missing: Status) -> Row:
     path = Path(name)
     if path.exists() and (path.is_file() or any(path.iterdir())):
         return Row(Status.PASS, name, "is there")
-    if place.prepared:
-        return Row(Status.PASS, name, f"will be made by the run: {', '.join(place.prepared)}")
+    for made, task in sorted(place.prepared.items(), reverse=True):  # the innermost folder first
+        if path.is_relative_to(made):
+            return Row(Status.PASS, name, f"will be made by the run: {task}")
     when = "" if missing is Status.FAIL else " (for evaluate and generate)"
     if name.startswith(f"{place.outputs}/"):
         return Row(missing, name, f"is not there{when}", _remedy(name, place))
@@ -117,33 +132,28 @@ def _terms(text: str, place: Place) -> str:
 
 def damage(path: Path) -> str | None:
     """Why a file cannot be whole, by its size and what it says of itself; None where nothing speaks against it."""
-    if not path.is_file():
-        return f"{path.name} is missing"
-    size = path.stat().st_size
-    if size == 0:
+    if path.suffix not in KINDS and not path.name.endswith(INDEX):
+        return None
+    if path.stat().st_size == 0:
         return f"{path.name} is empty"
+    if path.name.endswith(INDEX):
+        return _missing_part(path)
     if path.suffix != ".safetensors":
         return None
-    with path.open("rb") as file:
-        first = file.read(8)
-        length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
-        if 8 + length > size:
-            return f"{path.name} is cut off"
-        header = json.loads(file.read(length))
-    ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-    wanted = 8 + length + max(ends, default=0)
-    return None if size == wanted else f"{path.name} has {size:,} bytes of {wanted:,}"
+    try:
+        with safe_open(path, framework="pt"):  # compares the size of the file with its header
+            return None
+    except SafetensorError as error:
+        return f"{path.name} is damaged or cut off ({error})"
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Files of weights below a folder, and those that an index names."""
-    if folder.is_file():
-        yield folder
-        return
-    yield from sorted(folder.rglob("*.safetensors"))
-    for index in sorted(folder.rglob("*.index.json")):
+def _missing_part(index: Path) -> str | None:
+    try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        yield from (index.parent / name for name in sorted(set(names)) if not (index.parent / name).is_file())
+    except (ValueError, KeyError):
+        return f"{index.name} is damaged"
+    missing = sorted({name for name in names if not (index.parent / name).is_file()})
+    return f"{missing[0]} is missing" if missing else None
 
 
 def _strings(node: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -58,6 +58,7 @@ def extras_of(tree: Mapping[str, Any], *, choices: Mapping[str, str]) -> list[st
         "8bit": any(uses(tree["model"], "eight_bit")),
         "liger": any(uses(tree["model"], "liger")),
         "deepspeed": "zero" in str(tree["trainer"]["strategy"]).lower(),
+        "optuna": choices.get("hydra/sweeper") == "optuna",
         "decord": choices.get("video") == "decord",
         "slurm": choices.get("cluster") == "slurm",
         "tensorboard": choices.get("logger") == "tensorboard",

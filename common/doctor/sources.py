@@ -1,7 +1,7 @@
 """Where data and weights come from: the preparation task that makes a folder, and the terms of LICENSES.md."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,12 +61,23 @@ def makers(path: str, tasks: Path) -> list[str]:
 
 
 def _written(file: Path) -> str | None:
-    """What a task writes below the data folder, by its defaults; a folder beside another output is read."""
+    """What a task writes below the data folder, by its defaults."""
     node = _node(file)
+    path = written(node, DATA)
+    return None if path is None else SIBLING.sub(lambda match: str(node[match.group(1)]), path)
+
+
+def written(task: Mapping[str, Any], data: str) -> str | None:
+    """What a task writes below the data folder, without it; None for nothing. A folder beside another output is read.
+
+    Args:
+        task: its configuration, composed or as its file has it.
+        data: how values begin that are below the data folder.
+    """
     for key in OUTPUTS:
-        value = node.get(key)
-        if isinstance(value, str) and value.startswith(DATA) and not (key == "folder" and {*node} & REPORTS):
-            return SIBLING.sub(lambda match: str(node[match.group(1)]), value.removeprefix(DATA))
+        value = task.get(key)
+        if isinstance(value, str) and value.startswith(data) and not (key == "folder" and {*task} & REPORTS):
+            return value.removeprefix(data)
     return None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def place(tmp_path: Path) -> Place:
     )
     (conf / "task" / "widen.yaml").write_text("# of owner/model-7b\ntarget: ${paths.data}/weights/net-${.n}\nn: 20\n")
     (conf / "data" / "clips.yaml").write_text("# Clips-100K, from its\n# own page.\ntrain: 1\n")
-    return Place(f"{tmp_path}/data", f"{tmp_path}/outputs", conf, PAGE, "clips", [])
+    return Place(f"{tmp_path}/data", f"{tmp_path}/outputs", conf, PAGE, "clips", {})
 
 
 def tree_of(place: Place, **model: Any) -> dict[str, Any]:
@@ -69,26 +70,37 @@ def test_what_is_missing_comes_with_its_source_and_licence(place: Place) -> None
 
 
 def test_what_the_run_prepares_itself_is_no_fault(place: Place) -> None:
-    rows = file_rows(tree_of(place), Place(*[*vars(place).values()][:-1], prepared=["task=features"]))
-    assert worst(rows) is Status.PASS
-    assert "task=features" in rows[0].found
+    tree = tree_of(place, stage1=f"{place.outputs}/first/x")
+    prepared = {f"{place.data}/clips": "task=clips", f"{place.data}/clips/features": "task=features"}
+    rows = {row.what.rpartition("/")[2]: row for row in file_rows(tree, replace(place, prepared=prepared))}
+    assert rows["features"].found == "will be made by the run: task=features"
+    assert rows["features"].status is rows["train.json"].status is Status.PASS
+    assert rows["train.json"].found == "will be made by the run: task=clips"
+    assert rows["x"].status is Status.FAIL  # no task makes another run
+    rows = {row.what.rpartition("/")[2]: row for row in file_rows(tree, replace(place, prepared={"other": "task=x"}))}
+    assert rows["train.json"].status is Status.FAIL
 
 
 def test_half_of_a_download_is_found(place: Place) -> None:
     folder = Path(place.data) / "net"
     folder.mkdir(parents=True)
-    save_file({"a": torch.zeros(100)}, folder / "model-1.safetensors")
     tree = tree_of(place, a={"weights": str(folder)})
+    (folder / "config.json").write_text("{}")
+    assert file_rows(tree, place)[0].found == f"no weights are in {folder}"
+    assert file_rows(tree_of(place, a={"tokenizer": str(folder)}), place)[0].status is Status.PASS
+    save_file({"a": torch.zeros(100)}, folder / "model-1.safetensors")
     assert file_rows(tree, place)[0].status is Status.PASS
     content = (folder / "model-1.safetensors").read_bytes()
-    for kept, said in ((200, "has 200 bytes of"), (4, "is cut off"), (0, "is empty")):
-        (folder / "model-1.safetensors").write_bytes(content[:kept])
+    for broken, said in ((content[:200], "damaged"), (content[:4], "damaged"), (b"", "empty"), (bytes(500), "damaged")):
+        (folder / "model-1.safetensors").write_bytes(broken)
         assert said in str(damage(folder / "model-1.safetensors"))
         assert file_rows(tree, place)[0].status is Status.FAIL
     (folder / "model-1.safetensors").write_bytes(content)
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert file_rows(tree, place)[0].found == "model-2.safetensors is missing"
+    (folder / "model.safetensors.index.json").write_text("{")
+    assert file_rows(tree, place)[0].found == "model.safetensors.index.json is damaged"
 
 
 def test_sources(place: Place) -> None:
@@ -114,7 +126,12 @@ def test_packages_that_are_missing_or_old(tmp_path: Path) -> None:
 
 def test_optional_packages_of_a_run() -> None:
     tree = {"model": {"a": {"quantize": True}, "b": {"quantize": False}}, "trainer": {"strategy": "deepspeed_zero"}}
-    assert extras_of(tree, choices={"logger": "wandb"}) == ["4bit", "deepspeed", "wandb"]
+    assert extras_of(tree, choices={"logger": "wandb", "hydra/sweeper": "optuna"}) == [
+        "4bit",
+        "deepspeed",
+        "optuna",
+        "wandb",
+    ]
 
 
 def test_gpus_against_what_is_wanted() -> None:
