@@ -17,6 +17,7 @@ from launchers import benchmark
 from launchers.command import compose, run
 from launchers.machine import memory_run
 from tests.experiments import matrix
+from tests.test_parallel import needs_deepspeed
 
 FEW = ["benchmark.steps=3", "benchmark.warmup=1", "batch.global=4", "batch.micro=2"]
 
@@ -70,11 +71,19 @@ def test_every_tiny_experiment(experiment: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes(tmp_path: Path) -> None:
-    two = ["hardware=a100x8", "hw=cpu", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
-    measure(tmp_path, *two, "data.num_workers=1", "data.pin_memory=false", "batch.micro=1")
+@pytest.mark.parametrize(
+    ("hardware", "strategy"),
+    [
+        ("a100x8", "DDPStrategy"),
+        ("a100x8_fsdp", "FullySharded"),
+        pytest.param("a100x8_zero2", "Zero", marks=needs_deepspeed),
+    ],
+)
+def test_two_processes(hardware: str, strategy: str, tmp_path: Path) -> None:
+    two = ["hw=cpu", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
+    measure(tmp_path, f"hardware={hardware}", *two, "data.num_workers=1", "data.pin_memory=false", "batch.micro=1")
     found = record(tmp_path)
-    assert (found["what"]["devices"], found["what"]["strategy"]) == (2, "DDPStrategy")
+    assert (found["what"]["devices"], found["what"]["strategy"]) == (2, strategy)
 
 
 @pytest.mark.slow

@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
-from torch.utils.data import DataLoader
 
 from common.benchmark.peaks import peak
 from common.benchmark.record import figures
-from common.benchmark.synthetic import loader, tokens_of
+from common.benchmark.synthetic import Synthetic, tokens_of
 from common.benchmark.timer import StepTimer
 from common.config import ConfigError, build
 from common.memory.devices import CONTEXT
@@ -60,14 +59,15 @@ class Subject:
         steps = self.asked["warmup"] + self.asked["steps"]
         return {**QUIET, "callbacks": [*average, self.timer], "max_steps": steps, "max_epochs": -1}
 
-    def data(self, accumulate: int) -> LightningDataModule | DataLoader[Any]:
+    def data(self, accumulate: int) -> LightningDataModule:
         """Rows of the run, or as many equal micro-batches of the usual shape as are wanted."""
         data: LightningDataModule = build(self.tree["data"])
         if self.asked["data"] == "real":
             return data
         count = accumulate * (self.asked["warmup"] + self.asked["steps"])
-        node = self.tree["data"]
-        return loader(self._batch(), count=count, num_workers=node["num_workers"], pin_memory=node["pin_memory"])
+        sizes = {"global_batch": self.tree["batch"]["global"], "micro_batch": self.micro}
+        loading = {key: self.tree["data"][key] for key in ("num_workers", "pin_memory")}
+        return Synthetic(self._batch(), count=count, **sizes, **loading)
 
     def _batch(self) -> Any:
         return build(self.tree["data"]).synthetic_batch(self.micro)

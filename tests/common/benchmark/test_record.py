@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.benchmark.peaks import peak
 from common.benchmark.record import figures, read, refuse_other, slower, table
-from common.benchmark.synthetic import loader, tokens_of
+from common.benchmark.synthetic import Synthetic, tokens_of
 from common.benchmark.timer import Step
 from common.config import ConfigError
 
@@ -90,7 +90,8 @@ def test_peaks(device: str, precision: str, expected: float | None) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_batch_comes_through_the_loader_as_it_is(workers: int) -> None:
     batch = Batch(None, Text(torch.arange(6).reshape(2, 3), "x"))
-    found = list(loader(batch, count=2, num_workers=workers, pin_memory=False))
+    data = Synthetic(batch, count=2, global_batch=4, micro_batch=2, num_workers=workers, pin_memory=False)
+    found = list(data.train_dataloader())
     assert len(found) == 2
     assert all(isinstance(each, Batch) and torch.equal(each.text.ids, batch.text.ids) for each in found)
     assert found[0].text.ids.data_ptr() != batch.text.ids.data_ptr()
