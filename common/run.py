@@ -3,6 +3,7 @@
 import json
 import logging
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,11 +15,12 @@ from typing import Any
 
 from filelock import FileLock
 
-from common.checkpoint import locate
+from common.checkpoint import CheckpointError, locate
 from common.files import atomic_write_text
 
 log = logging.getLogger(__name__)
 RECORD = "run.json"
+CONFIG = "config.yaml"  # of the first start
 UNTRAINED = "none"  # in place of a checkpoint
 PACKAGES = ("torch", "lightning", "transformers", "hydra-core", "numpy")
 
@@ -62,8 +64,23 @@ def run_folder(job: str, outputs: str, name: str, ckpt: str | None) -> str:
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
     if ckpt is None or ckpt == UNTRAINED:
         return str(Path(outputs) / name / (stamp if job == "train" else f"{job}_{stamp}"))
-    run = locate(ckpt, Path(outputs) / name).parents[1]
+    run = run_of(locate(ckpt, Path(outputs) / name))
     return str(run if job == "train" else run / f"{job}_{stamp}")
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint file lies in.
+
+    Raises:
+        CheckpointError: it lies in none.
+    """
+    run = checkpoint.parent.parent
+    if not (run / CONFIG).is_file():
+        raise CheckpointError(
+            f"{checkpoint} lies in no run folder: {run} has no {CONFIG}; give a checkpoint where its run has it "
+            "(to train from the weights of a file alone: init=)"
+        )
+    return run
 
 
 def job_folder(job: str, outputs: str, name: str, ckpt: str | None, sweep: str, number: int) -> str:
@@ -81,7 +98,7 @@ def job_folder(job: str, outputs: str, name: str, ckpt: str | None, sweep: str, 
     """
     if ckpt is None or ckpt == UNTRAINED:
         return str(number)
-    run = locate(ckpt, Path(outputs) / name).parents[1].absolute()
+    run = run_of(locate(ckpt, Path(outputs) / name)).absolute()
     return str(run if job == "train" else run / f"{job}_{Path(sweep).name}_{number}")
 
 
@@ -113,7 +130,7 @@ def _record(run: Path, *, config: str, resumed_from: Path | None, root: Path) ->
         python=platform.python_version(),
         packages={package: version(package) for package in PACKAGES},
     )
-    name = "config.yaml" if start.generation == 1 else f"config.{start.generation}.yaml"
+    name = CONFIG if start.generation == 1 else f"config.{start.generation}.yaml"
     atomic_write_text(run / name, config)
     atomic_write_text(run / RECORD, json.dumps([asdict(each) for each in [*starts, start]], indent=2) + "\n")
     return start
@@ -138,7 +155,9 @@ def overtaken(run: Path, generation: int) -> str | None:
 
 
 def git_state(root: Path) -> tuple[str | None, bool | None]:
-    """Commit of the checkout and whether tracked files differ from it; (None, None) outside git."""
+    """Commit of the checkout and whether tracked files differ from it; (None, None) outside git, or without it."""
+    if shutil.which("git") is None:
+        return None, None
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
     if head.returncode:
         return None, None
@@ -166,7 +185,10 @@ def refuse_idle(starts: Sequence[Start], ckpt: Path | None, *, limit: int) -> No
         )
 
 
-SCIENCE = ("seed", "model", "batch.global", "steps", "epochs", "init")
+SCIENCE = (
+    *("seed", "model", "batch.global", "steps", "epochs", "init"),
+    *("trainer.gradient_clip_val", "callbacks.ema"),
+)
 
 
 def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from common.checkpoint import locate
 from common.config import ROOT, ConfigError, check
 from common.files import write_jsonl
 from common.jobs import Code, Job, JobError, as_rows, code_of, outcome, read_jobs, table, write_jobs
-from common.run import UNTRAINED
+from common.run import UNTRAINED, run_of
 from launchers.command import EXPECTED
 
 log = logging.getLogger(__name__)
@@ -100,12 +100,14 @@ def _module() -> str:
 
 
 def _pinned(overrides: list[str], cfg: DictConfig, command: str) -> list[str]:
-    """What `ckpt=last` means now, and not when the job runs: other jobs will have written checkpoints by then."""
-    if "ckpt" not in cfg or cfg.ckpt in (None, UNTRAINED):
-        return overrides
-    found = locate(cfg.ckpt, Path(cfg.paths.outputs) / cfg.name).absolute()
-    meant = found.parents[1] if command.endswith(".train") else found
-    return [*(word for word in overrides if not word.startswith("ckpt=")), f"ckpt='{meant}'"]
+    """What `last` means now, and not when the job runs: other jobs will have written checkpoints by then."""
+    for key in ("ckpt", "init"):
+        if key not in cfg or cfg[key] in (None, UNTRAINED):
+            continue
+        found = locate(cfg[key], Path(cfg.paths.outputs) / cfg.name).absolute()
+        meant = run_of(found) if key == "ckpt" and command.endswith(".train") else found
+        overrides = [*(word for word in overrides if not word.startswith(f"{key}=")), f"{key}='{meant}'"]
+    return overrides
 
 
 def _refuse_shared_folders(jobs: Sequence[Job]) -> None:

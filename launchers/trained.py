@@ -13,7 +13,7 @@ from common.checkpoint import load_file, load_trained, locate
 from common.config import ConfigError, bind, build, plain
 from common.ema import weights_of
 from common.environment import set_timeout
-from common.run import UNTRAINED
+from common.run import CONFIG, UNTRAINED, run_of
 from common.slurm import refuse_other_tasks
 from launchers.start import trainer_of
 
@@ -37,7 +37,7 @@ def trained_module(cfg: DictConfig, checkpoint: Path | None) -> LightningModule:
     if checkpoint is None:
         node = plain(cfg)["model"]
     else:
-        node = yaml.safe_load((checkpoint.parents[1] / "config.yaml").read_text())["model"]
+        node = yaml.safe_load((run_of(checkpoint) / CONFIG).read_text())["model"]
         for key in model_overrides():
             node = replaced(node, key.split(".")[1:], select(plain(cfg), key), key=key)
     bind(node, "model")

@@ -3,10 +3,12 @@
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from common.run import RECORD, begin, overtaken, read_starts
+from common.checkpoint import CheckpointError
+from common.run import RECORD, begin, git_state, overtaken, read_starts, refuse_changes, run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,3 +57,30 @@ def test_a_disk_that_does_not_answer_is_not_another_start(
     monkeypatch.setattr(Path, "read_text", stale)
     assert overtaken(tmp_path, first) is None
     assert "Stale file handle" in caplog.text
+
+
+def test_a_machine_without_git_has_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert git_state(ROOT)[0] is not None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_state(ROOT) == (None, None)
+
+
+def test_a_file_outside_of_runs_is_no_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    (tmp_path / "weights.ckpt").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="lies in no run folder"):
+        run_folder("train", str(tmp_path), "toy", str(tmp_path / "weights.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"trainer": {"gradient_clip_val": 5.0, "devices": 2}, "callbacks": {"ema": {"decay": 0.9}}},
+        {"trainer": {"gradient_clip_val": 1.0, "devices": 2}, "callbacks": {"ema": {"decay": 0.5}}},
+        {"trainer": {"gradient_clip_val": 1.0, "devices": 2}, "callbacks": {}},
+    ],
+)
+def test_what_changes_the_steps_of_a_run_may_not_change_on_resumption(other: dict[str, Any]) -> None:
+    first = {"trainer": {"gradient_clip_val": 1.0, "devices": 1}, "callbacks": {"ema": {"decay": 0.9}}}
+    refuse_changes(first, first | {"trainer": {"gradient_clip_val": 1.0, "devices": 2}})
+    with pytest.raises(ValueError, match="started with other settings"):
+        refuse_changes(first, other)
