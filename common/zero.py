@@ -188,6 +188,15 @@ class Zero(DeepSpeedStrategy):
             log.info("DeepSpeed, every auto from the run:\n%s", json.dumps(shown, indent=2))
         return optimizer, schedule
 
+    # Gradients
+
+    def gradients(self) -> list[Tensor]:
+        """This rank's part of a step's gradients, which DeepSpeed keeps from the backward pass to the step."""
+        zero: Any = self.optimizers[0]
+        kept = [each for group in zero.averaged_gradients.values() for each in group or ()]
+        offloaded = [flat.grad for flat in zero.single_partition_of_fp32_groups]  # to the memory of the host
+        return [each for each in [*kept, *offloaded] if each is not None]
+
     # Checkpoints
 
     def lightning_module_state_dict(self) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 FAULT names where the process kills itself with SIGKILL: `micro:<n>` after the n-th micro-batch's backward pass,
 `before:<n>` and `after:<n>` the optimizer's n-th step, `write:<n>` half-way through writing the n-th checkpoint,
 `commit:<n>` between its rename and its manifest, `validation:<n>` in the n-th validation batch; `term:<n>` sends itself
-SIGTERM in the n-th backward pass instead, `ask:<n>` in the n-th validation batch, and `nan:<n>` spoils the loss of the
-n-th micro-batch. FAULT_RANK names the rank that it happens to; without, it happens to each. IDS_LOG names a file for
-the rows of every micro-batch.
+SIGTERM in the n-th backward pass instead, `ask:<n>` in the n-th validation batch; `nan:<n>` spoils the loss of the n-th
+micro-batch, `gradient:<n>` its gradients. FAULT_RANK names the rank that it happens to; without, it happens to each.
+IDS_LOG names a file for the rows of every micro-batch.
 """
 
 import math
@@ -68,6 +68,9 @@ class Faults(Callback):
         if KIND == "nan":
             step = module.training_step
             module.training_step = lambda *args: spoilt(step(*args)) if due() else step(*args)  # type: ignore[method-assign]
+        if KIND == "gradient":  # on its way, before anything reduces or keeps it
+            first = next(each for each in module.parameters() if each.requires_grad)
+            first.register_hook(lambda gradient: gradient * math.inf if due() else gradient)
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         if IDS_LOG:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from common.files import atomic_write_text
 from common.run import NonFiniteError
+from common.zero import Zero
 
 SHOWN = 16  # samples that the message names; the file names all
 RECORD = "non_finite.json"
@@ -31,8 +32,9 @@ class FiniteSteps(Callback):
     """Looks at the losses of a step's micro-batches and at its gradients, between the backward pass and the clipping.
 
     The ranks agree before any of them goes on, so that all stop at the same step, with weights, moments and average as
-    they were after the step before. Clipping would hide an infinite gradient: it multiplies all by zero. With float16
-    and a loss scale only losses are looked at; there gradients overflow by design, and the scaler leaves them out.
+    they were after the step before. Clipping would hide an infinite gradient: it multiplies all by zero, and DeepSpeed
+    leaves such a step out, or takes it unclipped, without a word. With float16 and a loss scale only losses are looked
+    at; there gradients overflow by design, and the scaler leaves them out.
     """
 
     def __init__(self, *, run: str) -> None:
@@ -55,7 +57,7 @@ class FiniteSteps(Callback):
         self._finite = {}
         bad = [number for number, finite in zip(numbers, losses, strict=True) if not finite]
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        sound = not bad and (scaled or _finite_gradients(optimizer))
+        sound = not bad and (scaled or _finite(_gradients(trainer, optimizer)))
         if trainer.strategy.reduce_boolean_decision(sound, all=True):
             return
         micro_batches = bad or numbers
@@ -79,12 +81,17 @@ class FiniteSteps(Callback):
         )
 
 
-def _finite_gradients(optimizer: Optimizer) -> bool:
-    """Whether this rank's part of all gradients is finite; true where something else keeps them (DeepSpeed)."""
+def _gradients(trainer: Trainer, optimizer: Optimizer) -> list[Tensor]:
+    """This rank's part of all gradients."""
+    if isinstance(trainer.strategy, Zero):
+        return trainer.strategy.gradients()
     parameters = (each for group in optimizer.param_groups for each in group["params"])
     gradients = [each.grad for each in parameters if each.grad is not None]
-    own = [each.to_local() if isinstance(each, DTensor) else each for each in gradients]
-    return bool(get_total_norm(own).isfinite())
+    return [each.to_local() if isinstance(each, DTensor) else each for each in gradients]
+
+
+def _finite(gradients: list[Tensor]) -> bool:
+    return bool(get_total_norm(gradients).isfinite())
 
 
 def _samples(trainer: Trainer, micro_batches: list[int]) -> list[str]:

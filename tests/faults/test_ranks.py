@@ -14,7 +14,7 @@ from common.checkpoint import committed, load_file, read_manifest
 from common.loggers import read_metrics
 from tests.experiments import one_of_each
 from tests.faults.ledger import Ledger
-from tests.test_parallel import WAYS
+from tests.test_parallel import WAYS, needs_deepspeed, without_average
 from tests.test_resume import run_of, train
 
 pytestmark = pytest.mark.slow
@@ -45,20 +45,37 @@ def finishes(folder: Path, *overrides: str) -> bool:
 
 @EXPERIMENTS
 @pytest.mark.usefixtures("second_rank")
-@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+@pytest.mark.parametrize("way", ["ddp", "fsdp", pytest.param("zero2", marks=needs_deepspeed)])
 def test_a_loss_of_one_rank_that_is_not_finite_stops_all(
     way: str, experiment: str, method: list[str], ledger: Ledger, tmp_path: Path
 ) -> None:
+    chosen = [*method, *WAYS[way], *(without_average(method[0]) if way == "zero2" else [])]
     told = r"step 5 is not finite: loss of rank 1, micro-batch 2, samples \S+\. The optimizer has not used it"
     with pytest.raises(AssertionError, match=told):
-        train(tmp_path, *method, *WAYS[way], fault="nan:18")  # the second of the four micro-batches of step 5
+        train(tmp_path, *chosen, fault="nan:18")  # the second of the four micro-batches of step 5
     run = run_of(tmp_path)
     (found,) = json.loads((run / RECORD).read_text())["findings"]
     assert (found["rank"], found["what"], found["micro_batches"], len(found["samples"])) == (1, "loss", [1], 1)
     assert [path.name for path in committed(run / "checkpoints")] == ["step_0000003.ckpt"]
     assert sorted(read_metrics(run / "metrics.csv")["train/loss"]) == [1, 2, 3, 4]
-    held = finishes(tmp_path, *method, *WAYS[way])
+    held = finishes(tmp_path, *chosen)
     ledger.count(f"loss of one rank of two is not a number ({way})", experiment=experiment, lost=not held)
+    assert held
+
+
+@EXPERIMENTS
+@pytest.mark.usefixtures("second_rank")
+@pytest.mark.parametrize("way", ["ddp", pytest.param("zero2", marks=needs_deepspeed)])
+def test_a_gradient_of_one_rank_that_is_not_finite_stops_all(
+    way: str, experiment: str, method: list[str], ledger: Ledger, tmp_path: Path
+) -> None:
+    chosen = [*method, *WAYS[way], *(without_average(method[0]) if way == "zero2" else [])]
+    with pytest.raises(AssertionError, match=r"step 5 is not finite: gradients of rank"):
+        train(tmp_path, *chosen, fault="gradient:18")
+    run = run_of(tmp_path)
+    assert [path.name for path in committed(run / "checkpoints")] == ["step_0000003.ckpt"]
+    held = finishes(tmp_path, *chosen)
+    ledger.count(f"gradient of one rank of two is infinite ({way})", experiment=experiment, lost=not held)
     assert held
 
 
