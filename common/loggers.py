@@ -76,11 +76,11 @@ def _drop_partial_line(path: Path) -> None:
 
 
 def read_metrics(path: Path) -> dict[str, dict[int, float]]:
-    """{name: {step: value}} of a metrics file; of a repeated step the latest row counts."""
+    """{name: {step: value}} of a metrics file, at any time; of a repeated step the latest row counts."""
     table: dict[str, dict[int, float]] = {}
-    with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            table.setdefault(row["name"], {})[int(row["step"])] = float(row["value"])
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a run that was killed leaves a part of a line
+    for row in csv.DictReader(whole.splitlines()):
+        table.setdefault(row["name"], {})[int(row["step"])] = float(row["value"])
     return table
 
 

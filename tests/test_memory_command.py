@@ -12,17 +12,29 @@ from launchers.machine import relatives
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def command(*words: str) -> str:
+def done(*words: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "launchers.memory", *words]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def command(*words: str) -> str:
+    ended = done(*words)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
 
 
 def test_parts_and_settings_of_the_tiny_run(tmp_path: Path) -> None:
     printed = command("experiment=video_chatgpt_tiny", f"paths.outputs={tmp_path}")
     for word in ("weights, trained", "activations", "during forward and backward", "checkpoint_fraction=0.5"):
         assert word in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_that_cannot_be_written_is_no_success(tmp_path: Path) -> None:
+    refused = done("hardware=cpu", f"memory.write={tmp_path}/page.md")
+    assert refused.returncode == 1
+    assert "memory.write=" in refused.stderr
+    assert "hardware=rtx4090" in refused.stderr
 
 
 def test_relatives_differ_in_what_learns() -> None:

@@ -73,5 +73,5 @@ def resident(which: str) -> int | None:
     """
     if not STATUS.exists():
         return None
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{which}:"))
-    return int(line.split()[1]) * 1024
+    line = next((line for line in STATUS.read_text().splitlines() if line.startswith(f"{which}:")), None)
+    return None if line is None else int(line.split()[1]) * 1024

@@ -85,8 +85,10 @@ def write(page: Path, text: str, *, begin: str = BEGIN, end: str = END) -> None:
     """Puts a text between the markers of a page.
 
     Raises:
-        ValueError: the page has not exactly one pair of them.
+        ValueError: the page is not there, or has not exactly one pair of them.
     """
+    if not page.is_file():
+        raise ValueError(f"{page} is not there; give a page with a line {begin} and behind it a line {end}")
     before, begun, rest = page.read_text(encoding="utf-8").partition(begin)
     _, ended, after = rest.partition(end)
     if not begun or not ended or begin in after:

@@ -16,6 +16,7 @@ def test_values_keep_full_precision_and_a_resumed_run_appends(tmp_path: Path) ->
     first.log_metrics({"train/loss": 0.1, "val/loss": 2.0}, step=2)
     with open(tmp_path / "metrics.csv", "a") as file:
         file.write("3,train/lo")  # killed in the middle of a line
+    assert read_metrics(tmp_path / "metrics.csv") == {"train/loss": {1: 1 / 3, 2: 0.1}, "val/loss": {2: 2.0}}
     second = MetricsFile(run=str(tmp_path))
     second.log_metrics({"train/loss": 0.2}, step=2)
     assert read_metrics(tmp_path / "metrics.csv") == {"train/loss": {1: 1 / 3, 2: 0.2}, "val/loss": {2: 2.0}}

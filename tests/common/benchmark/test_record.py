@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from common.benchmark import timer
 from common.benchmark.peaks import peak
 from common.benchmark.record import figures, read, refuse_other, slower, table
 from common.benchmark.synthetic import Synthetic, tokens_of
-from common.benchmark.timer import Step
+from common.benchmark.timer import Step, resident
 from common.config import ConfigError
 
 
@@ -97,3 +98,13 @@ def test_the_batch_comes_through_the_loader_as_it_is(workers: int) -> None:
     assert found[0].text.ids.data_ptr() != batch.text.ids.data_ptr()
     assert tokens_of(batch) == 6
     assert tokens_of(("no", "text")) is None
+
+
+def test_a_system_that_does_not_tell_of_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = tmp_path / "status"
+    status.write_text("Name: python\nVmRSS:\t 12 kB\n")
+    monkeypatch.setattr(timer, "STATUS", status)
+    assert resident("VmRSS") == 12 * 1024
+    assert resident("VmHWM") is None
+    status.unlink()
+    assert resident("VmRSS") is None

@@ -33,6 +33,8 @@ def test_a_page_without_the_marks_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="needs one line"):
             write(page, "new")
         assert page.read_text() == text
+    with pytest.raises(ValueError, match="is not there"):
+        write(tmp_path / "other.md", "new")
 
 
 def test_a_recipe_that_reads_nothing(tmp_path: Path) -> None:
