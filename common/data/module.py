@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.data.groups import GroupedOrder
+from common.data.loader import Loader
 from common.data.order import GlobalOrder, MicroBatches, Order
 from common.types import Build, Pick
 
@@ -193,7 +194,7 @@ class StreamData(LightningDataModule):
 
     def _loader(self, rows: Rows, batches: Sampler[list[Pick]]) -> DataLoader[Any]:
         assert isinstance(rows, Dataset)
-        return DataLoader(
+        return Loader(
             rows,
             batch_sampler=batches,
             collate_fn=rows.collate,
