@@ -83,15 +83,19 @@ class StopOnSignal(Callback):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for average in (each for each in callbacks if isinstance(each, Ema)):
             average.put_back()
-        next(each for each in callbacks if isinstance(each, Checkpointing)).save(trainer)
-        self._leave(trainer, trainer.global_step)
+        savers = [each for each in callbacks if isinstance(each, Checkpointing)]
+        for saver in savers:
+            saver.save(trainer)
+        then = "go on with ckpt=last" if savers else "nothing is saved: callbacks.checkpointing is off"
+        self._leave(trainer, then)
 
-    def _leave(self, trainer: Trainer, step: int) -> None:
+    def _leave(self, trainer: Trainer, then: str) -> None:
+        step = trainer.global_step
         warned = trainer.strategy.reduce_boolean_decision(signal.SIGUSR2 in self._asked, all=False)
         handler = self._previous[signal.SIGUSR2]
         first = trainer.is_global_zero and by_srun() and callable(handler)
         if not trainer.strategy.broadcast(first and (warned or being_preempted())):
-            log.warning("stopped at step %d; go on with ckpt=last", step)
+            log.warning("stopped at step %d; %s", step, then)
             raise SystemExit(EXIT_STOPPED)
         if trainer.is_global_zero:
             log.warning("stopped at step %d; back into the queue", step)

@@ -12,7 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from common.callbacks.stopping import EXIT_STOPPED, StopOnSignal
 from common.checkpoint import committed, load_file, read_manifest
 from common.ema import Ema
-from tests.common.callbacks.toy_run import fit
+from tests.common.callbacks.toy_run import Numbers, Toy, fit
 
 
 class Watch(Callback):
@@ -119,3 +119,20 @@ def test_the_last_validation_is_not_broken_off(unharmed: list[Path], tmp_path: P
     run(tmp_path, watch)
     assert watch.batches[6] == 2
     assert read_manifest(newest(tmp_path)).score == read_manifest(unharmed[1]).score
+
+
+def test_a_run_that_saves_nothing_stops_as_well(tmp_path: Path) -> None:
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=6,
+        callbacks=[Watch(in_step=3), StopOnSignal()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    with pytest.raises(SystemExit) as ended:
+        trainer.fit(Toy(), datamodule=Numbers())
+    assert ended.value.code == EXIT_STOPPED
+    assert trainer.global_step == 3
