@@ -15,7 +15,8 @@ from common.metrics.table import Report, as_json, show
 from common.run import UNTRAINED, git_state
 from launchers.command import prepare, run
 from launchers.machine import ready
-from launchers.trained import checkpoint_of, tester, trained_module
+from launchers.start import is_first
+from launchers.trained import checkpoint_of, model_of, tester, trained_module
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ def main(cfg: DictConfig) -> None:
     for name, ckpt in compared.items():
         first = next(iter(cfg.data.test))
         report[name] = test(cfg, ckpt, views=[first])[first]
+    if not is_first():  # the figures are of all processes
+        return
     show(report, title=str(checkpoint or "untrained"))
     path = Path(cfg.paths.run) / "metrics.json"
     revision, dirty = git_state(ROOT)
@@ -38,7 +41,7 @@ def main(cfg: DictConfig) -> None:
         "revision": revision,
         "dirty": dirty,
         "rows": as_json(report),
-        "config": plain(cfg),
+        "config": plain(cfg) | {"model": model_of(cfg, checkpoint)},
     }
     atomic_write_text(path, json.dumps(record, indent=2) + "\n")
     log.info("wrote %s", path)

@@ -25,21 +25,30 @@ def checkpoint_of(cfg: DictConfig, ckpt: str | None) -> Path | None:
     return locate(ckpt, Path(cfg.paths.outputs) / cfg.name)
 
 
-def trained_module(cfg: DictConfig, checkpoint: Path | None) -> LightningModule:
-    """Builds the module and loads what its run trained.
+def model_of(cfg: DictConfig, checkpoint: Path | None) -> Any:
+    """The recipe of a model: that of the command line, or that of the run of a checkpoint.
 
     Args:
-        cfg: names the model when there is no checkpoint.
-        checkpoint: a file in a run folder, whose configuration then names the model, but for keys of it that the
-            command line sets (`model.sampling.steps=50`); None for untrained weights.
+        cfg: composed. Keys that the command line sets (`model.sampling.steps=50`) replace those of the run.
+        checkpoint: a file in a run folder, or None.
+    """
+    if checkpoint is None:
+        return plain(cfg)["model"]
+    node = yaml.safe_load((run_of(checkpoint) / CONFIG).read_text())["model"]
+    for key in model_overrides():
+        node = replaced(node, key.split(".")[1:], select(plain(cfg), key), key=key)
+    return node
+
+
+def trained_module(cfg: DictConfig, checkpoint: Path | None) -> LightningModule:
+    """Builds the module and loads what its run trained; see `model_of`.
+
+    Args:
+        cfg: composed.
+        checkpoint: a file in a run folder; None for untrained weights.
     """
     seed_everything(cfg.seed, verbose=False)  # untrained weights are those that training would start from
-    if checkpoint is None:
-        node = plain(cfg)["model"]
-    else:
-        node = yaml.safe_load((run_of(checkpoint) / CONFIG).read_text())["model"]
-        for key in model_overrides():
-            node = replaced(node, key.split(".")[1:], select(plain(cfg), key), key=key)
+    node = model_of(cfg, checkpoint)
     bind(node, "model")
     module: LightningModule = build(node)
     module.configure_model()

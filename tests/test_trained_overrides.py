@@ -1,5 +1,6 @@
 """Keys of the model on the command line of evaluate and generate replace those of the run, and must be its own."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from lightning import LightningModule
 from omegaconf import DictConfig
 
 from common.config import ConfigError, build, plain
-from launchers import trained
+from launchers import evaluate, trained
 from launchers.command import as_yaml, compose, run
 from launchers.trained import checkpoint_of, model_overrides, replaced, trained_module
 from tests.common.runs import make_run
@@ -125,6 +126,21 @@ def test_replacing_leaves_the_original() -> None:
     for path in (["a", "x"], ["d", "x"], ["x"]):
         with pytest.raises(ConfigError, match=r"has no model\.here"):
             replaced(node, path, 5, key="model.here")
+
+
+def test_the_record_of_an_evaluation_has_the_model_that_was_tested(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ready", "prepare"):
+        monkeypatch.setattr(evaluate, name, lambda *_, **__: None)
+    monkeypatch.setattr(evaluate, "test", lambda *_, **__: {"rows": {"psnr": 1.0}})
+    cfg = compose(
+        "experiment=pix2pix_video_tiny", f"ckpt='{made}'", f"paths.run='{tmp_path}'", "~compare.before_training"
+    )
+    evaluate.main(cfg)
+    recorded = json.loads((tmp_path / "metrics.json").read_text())["config"]["model"]
+    assert recorded == of_the_run(made)
+    assert recorded != plain(cfg)["model"]
 
 
 def test_outside_a_command_nothing_is_replaced() -> None:
