@@ -23,6 +23,11 @@ QUESTIONS = {
 STATIC_SHARE = 0.5  # of the clips that get a question of each of the types colour, shape, count
 
 
+def plain_captions() -> list[str]:
+    """Captions that tell colour and shape alone: "a red ring", of every one of both."""
+    return [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
+
+
 @dataclass(frozen=True)
 class Question:
     """One question about one scene.

@@ -1,8 +1,9 @@
 """A CLIP of 0.3 M parameters that lacks visual detail, as those trained on captions of the web do.
 
-Its captions name colour and shape. Few tell size, number and place too: many enough in a first phase for both towers to
-learn what the words mean, hardly any in the second, in which what they stand for fades from the embeddings of pictures.
-Colour and shape stay near certain; pairs of pictures that differ in a detail are often confused.
+Its captions name colour and shape. In a first phase some tell size, number and place too, and both towers learn what
+the words mean. In the second none does and the text tower rests: words keep their meaning, and what they stand for
+fades from the embeddings of pictures. Colour and shape stay near certain; pairs of pictures that differ in a detail are
+often confused.
 """
 
 import time
@@ -17,6 +18,7 @@ from torch.nn import functional
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from common.random import mix
+from common.shapes_world.language import plain_captions
 from common.shapes_world.pairs import DETAILS, describe, draw_pair
 from common.shapes_world.scene import BACKGROUND, RADIUS, SHAPES, Thing
 from common.tiny import clip
@@ -44,9 +46,10 @@ def train(
     layers: int = 3,
     text_width: int = 64,
     text_layers: int = 2,
-    steps: Sequence[int] = (1400, 500),
-    told: Sequence[float] = (0.3, 0.003),
+    steps: Sequence[int] = (1600, 1000),
+    told: Sequence[float] = (0.5, 0.0),
     anywhere: Sequence[float] = (0.0, 0.3),
+    words: Sequence[bool] = (True, False),
     batch: int = 128,
     lr: float = 2e-3,
     warmup: int = 50,
@@ -63,6 +66,7 @@ def train(
         steps: optimiser steps of each phase.
         told: share of captions with detail in each phase.
         anywhere: share of objects in each phase that may be cut by the edge; the others are whole.
+        words: whether the text tower and its projection learn in each phase.
         batch: pictures a step, a multiple of `GROUP`.
         lr: highest learning rate of each phase; a cosine down to 0 follows the warm-up.
         warmup: steps of linear warm-up of each phase.
@@ -75,7 +79,7 @@ def train(
         ValueError: `folder` holds a model made with other settings.
     """
     settings = {key: value for key, value in locals().items() if key != "folder"}
-    settings |= {"steps": list(steps), "told": list(told), "anywhere": list(anywhere)}
+    settings |= {"steps": list(steps), "told": list(told), "anywhere": list(anywhere), "words": list(words)}
     folder = Path(folder)
     if (scores := finished(folder, settings)) is not None:
         return scores
@@ -86,11 +90,13 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix("tiny_clip_coarse", seed))
         model = build(**sizes, words=len(tokenizer), size=SIZE, patch=PATCH)
-        for count, share, edge in zip(steps, told, anywhere, strict=True):
+        for count, share, edge, learn in zip(steps, told, anywhere, words, strict=True):
 
             def draw(share: float = share, edge: float = edge) -> Drawn:
                 return draw_coarse(rng, count=batch, told=share, anywhere=edge)
 
+            model.text_model.requires_grad_(learn)
+            model.text_projection.requires_grad_(learn)
             fit(model, tokenizer, draw=draw, loss=loss_of_kinds, steps=count, lr=lr, warmup=warmup)
     scores = judge(model, tokenizer)
     scores |= {"steps": float(sum(steps)), "seconds": round(time.monotonic() - began, 1)}
@@ -178,8 +184,7 @@ def judge(model: CLIPModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, flo
     shown, things = draw_single(
         np.random.default_rng(mix("tiny_clip_coarse", "judged")), count=JUDGED_PICTURES, size=SIZE
     )
-    captions = [f"a {colour} {shape}" for colour in NAMES for shape in SHAPES]
-    images, texts = clip.directions(model, tokenizer, shown, captions)
+    images, texts = clip.directions(model, tokenizer, shown, plain_captions())
     chosen = (images @ texts.T).argmax(dim=-1)
     right = {"colour": chosen // len(SHAPES), "shape": chosen % len(SHAPES)}
     truth = {"colour": things.colour[:, 0], "shape": things.shape[:, 0]}

@@ -21,13 +21,14 @@ from common.random import generator
 from common.types import Build
 from projects.genhancer.adapters import unfreeze
 from projects.genhancer.data import Batch
+from projects.genhancer.distillation import Distillation
 from projects.genhancer.guards import TowerGuard, refuse_detached
 from projects.genhancer.layouts import LAYOUTS
 from projects.genhancer.model import PATCHES, Reconstructor
 from projects.genhancer.output import write_grids
 from projects.genhancer.stages import ALL, ONLY, RECORD, check_keys, find_stage1, load_stage1, refuse_other_tower
 from projects.genhancer.tower_scores import TowerScores
-from projects.genhancer.vision import Seen, base_drift, see, shuffled, vision_units
+from projects.genhancer.vision import Seen, see, shuffled, vision_units
 
 
 class GenHancer(LightningModule):
@@ -54,7 +55,7 @@ class GenHancer(LightningModule):
         train: str = ALL,
         stage1: str | None = None,
         load_step: str | int = "last",
-        distillation: float = 0.0,
+        distillation: Distillation | None = None,
         shuffle: bool = False,
         guard_steps: int = 5,
     ) -> None:
@@ -77,7 +78,7 @@ class GenHancer(LightningModule):
             stage1: run folder of the first stage; null in the first, or to do without one: an ablation. "random" stands
                 for one in measurements.
             load_step: which of its checkpoints: "last", "best" or a number of steps.
-            distillation: weight of the distance of the class embeddings from those of the tower before its adapters.
+            distillation: what holds class embeddings near those of the tower before its adapters.
             shuffle: each sample sees the conditions of another: a control, from which nothing can be learned.
             guard_steps: within so many steps a gradient must have reached the tower.
 
@@ -98,7 +99,7 @@ class GenHancer(LightningModule):
             train=train,
             tower_lr=tower_lr,
             stage1=stage1,
-            distillation=distillation,
+            distillation=bool(distillation),
         )
         self.sampling_steps, self.sampling_seed = int(sampling["steps"]), int(sampling["seed"])
         self.sampled = int(sampling["count"])
@@ -203,7 +204,7 @@ class GenHancer(LightningModule):
             refuse_detached(seen.embeddings)
         losses = self.errors(batch, seen)
         if self.distillation:
-            losses = losses + self.distillation * base_drift(self.tower, batch, seen)
+            losses = losses + self.distillation.weight * self.distillation.drift(self.tower, batch, seen)
         return losses.sum() / batch.normalizer
 
     def on_train_start(self) -> None:
@@ -232,7 +233,7 @@ class GenHancer(LightningModule):
         seen = self.see(batch)
         self.loss.update(self.errors(batch, seen))
         if self.distillation:
-            self.drift.update(base_drift(self.tower, batch, seen))
+            self.drift.update(self.distillation.drift(self.tower, batch, seen))
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/loss", self.loss.compute(), logger=False)

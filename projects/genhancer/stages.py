@@ -31,7 +31,7 @@ def check_keys(
     train: str,
     tower_lr: float | None,
     stage1: str | None,
-    distillation: float,
+    distillation: bool,
 ) -> None:
     """Raises ValueError where keys of the model contradict each other.
 
@@ -42,7 +42,7 @@ def check_keys(
         train: "all" or "only".
         tower_lr: rate of the tower.
         stage1: run of the first stage.
-        distillation: weight of its term.
+        distillation: whether the tower is held near what it was.
     """
     if both:
         raise ValueError("model.whole=true trains all of the vision tower; set model.adapters=null")

@@ -1,4 +1,4 @@
-"""What the tower makes of the condition frames, and how far it has moved from its base."""
+"""What the tower makes of the condition frames."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from common.encoders.tower import ContrastiveTower
-from common.lora import without_lora
 from projects.genhancer.data import Batch
 
 
@@ -62,22 +60,6 @@ def shuffled(seen: Seen) -> Seen:
     moved = [None if part is None else part.roll(1, dims=0) for part in seen]
     assert moved[0] is not None
     return Seen(moved[0], moved[1])
-
-
-def drift(embeddings: Tensor, reference: Tensor) -> Tensor:
-    """1 - cosine of class embeddings (B, K, D) and those of the base, mean over K: float32 (B,), 0..2.
-
-    Zero-shot classification and retrieval see nothing of an embedding but its direction, so that is what is kept.
-    """
-    return 1 - functional.cosine_similarity(embeddings.float(), reference.float(), dim=-1).mean(dim=1)
-
-
-def base_drift(tower: ContrastiveTower, batch: Batch, seen: Seen) -> Tensor:
-    """`drift` of the conditions of a batch from the tower before its adapters, which computes them once more."""
-    assert batch.conditions is not None
-    with torch.no_grad(), without_lora(tower):
-        reference = tower.images(batch.conditions.flatten(0, 1)).view_as(seen.embeddings)
-    return drift(seen.embeddings, reference)
 
 
 def vision_units(tower: ContrastiveTower) -> list[nn.Module]:

@@ -12,6 +12,7 @@ from common.callbacks.seeding import Seeding
 from common.checkpoint import load_file
 from common.encoders.tower import ContrastiveTower, load_tower
 from common.types import Pick
+from projects.genhancer.distillation import Distillation
 from projects.genhancer.guards import TowerLearnsNothingError
 from projects.genhancer.module import GenHancer
 from tests.projects.genhancer.small_run import (
@@ -191,7 +192,7 @@ def test_dropout_is_active_in_training_and_nowhere_else() -> None:
 def test_distillation_is_measured_from_the_tower_before_its_adapters() -> None:
     batch = batch_of(Squares(rows=2))
     assert batch.conditions is not None
-    module = configured(second=True, distillation=3.0).eval()
+    module = configured(second=True, distillation=Distillation(weight=3.0)).eval()
     for name, parameter in module.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
@@ -201,16 +202,51 @@ def test_distillation_is_measured_from_the_tower_before_its_adapters() -> None:
     kept = module.training_step(batch, 0)
     kept.backward()
     assert all(value.grad is not None for value in module.tower.parameters() if value.requires_grad)
-    module.distillation = 0.0
+    module.distillation = None
     plain = module.training_step(batch, 0)
     assert float(kept.detach() - plain.detach()) == pytest.approx(3.0 * float(distance.detach().mean()), rel=1e-3)
 
 
+def test_of_captions_only_the_nearness_is_held(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a red ring\n\na blue square\n")
+    batch = batch_of(Squares(rows=2))
+    assert batch.conditions is not None
+    distillation = Distillation(weight=30.0, captions=str(tmp_path / "captions.txt"))
+    module = configured(second=True, distillation=distillation).eval()
+    for name, parameter in module.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    base, changed = module.recipes["tower"](), module.tower
+    pictures, texts = batch.conditions.flatten(0, 1), ["a red ring", "a blue square"]
+    before, after = (each.logits(each.images(pictures), base.texts(texts)) for each in (base, changed))
+    wanted = ((after - before) / base.model.logit_scale.exp()).square().mean()
+    kept = module.training_step(batch, 0)
+    module.distillation = None
+    plain = module.training_step(batch, 0)
+    assert float(wanted) > 1e-6
+    assert float(kept - plain) == pytest.approx(30.0 * float(wanted), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"weight": -1.0}, ValueError, r"distillation\.weight=-1\.0: 0 or more"),
+        ({"weight": 1.0, "captions": []}, ValueError, r"holds no texts; null holds the whole embedding"),
+        ({"weight": 1.0, "captions": "no.txt"}, FileNotFoundError, r"captions=no\.txt is not a file"),
+    ],
+)
+def test_distillation_refuses_what_it_cannot_hold(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Distillation(**arguments)
+
+
 def test_distillation_needs_a_base_to_compare_with() -> None:
     with pytest.raises(ValueError, match=r"model\.adapters\.biases=false"):
-        configured(second=True, distillation=1.0, adapters=partial(LORA, biases=True))
+        configured(second=True, distillation=Distillation(weight=1.0), adapters=partial(LORA, biases=True))
     with pytest.raises(ValueError, match=r"model\.whole=true has none"):
-        make_module(second=True, distillation=1.0, adapters=None, whole=True)
+        make_module(second=True, distillation=Distillation(weight=1.0), adapters=None, whole=True)
 
 
 # The control
@@ -272,7 +308,7 @@ def test_micro_batches_add_up() -> None:
         ({"second": True, "train": "some"}, r'train=some: "all" or "only"'),
         ({"train": "only"}, r"belong to the second stage"),
         ({"stage1": "x"}, r"belong to the second stage"),
-        ({"distillation": 1.0}, r"belong to the second stage"),
+        ({"distillation": Distillation(weight=1.0)}, r"belong to the second stage"),
         ({"second": True, "train": "only"}, r"must come from model\.stage1"),
     ],
 )
