@@ -16,9 +16,9 @@ from projects.genhancer.vision import Seen
 class Distillation:
     """Distance of class embeddings from those of the same tower without its adapters.
 
-    Zero-shot classification and retrieval see nothing of an embedding but its direction. All of it can be held. Or, with
-    captions, only how near it is to each of them, which leaves it free wherever they do not look: as learning without
-    forgetting (arXiv:1606.09282) holds the answers of a classifier, and ZSCL (arXiv:2303.06628) those to texts.
+    Zero-shot classification and retrieval see nothing of an embedding but its direction. All of that can be held. Or,
+    with captions, only how near it is to each of them, which leaves it free wherever they do not look: as learning
+    without forgetting (arXiv:1606.09282) holds the answers of a classifier, and ZSCL (arXiv:2303.06628) those to texts.
     """
 
     def __init__(self, *, weight: float, captions: str | Sequence[str] | None = None) -> None:

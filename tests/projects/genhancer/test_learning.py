@@ -1,7 +1,7 @@
 """The learning rung of GenHancer: both tiny modes, both stages, the control and the guard, in one table a mode.
 
-`make genhancer-tiny` runs it and writes the tables. What is asked here is what was obtained, see the project's README: the
-image mode tells more pairs of pictures apart, and from conditions of other pictures nothing is learned.
+`make genhancer-tiny` runs it and writes the tables. What is asked here is what was obtained, see the project's README:
+in the image mode more pairs of pictures are told apart, and from conditions of other pictures nothing is learned.
 """
 
 import csv
