@@ -1,11 +1,11 @@
 """What every command shares: hydra's entry with readable errors, and the preparation that a configuration needs."""
 
 import difflib
+import dis
 import logging
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,13 @@ def for_the_user(error: BaseException) -> bool:
     """Whether a message is enough: a ValueError that our own code raises says what to do, any other is a defect."""
     if not isinstance(error, ValueError):
         return True
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return any(Path(frame.f_code.co_filename).is_relative_to(folder) for folder in OURS)
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    assert place is not None
+    code = place.tb_frame.f_code
+    raised = code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]  # not by a builtin that was called, such as int
+    return raised and any(Path(code.co_filename).is_relative_to(folder) for folder in OURS)
 
 
 def explain(error: BaseException, config_name: str) -> str:

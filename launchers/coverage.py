@@ -4,6 +4,8 @@ The runs are those of hardware_runs.json, which `launchers.benchmark benchmark.r
 machine that is new, such as eight A100, comes into the table by running the benchmark there.
 """
 
+from argparse import ArgumentParser
+
 from omegaconf import OmegaConf
 
 from common.benchmark.coverage import BEGIN, END, LEGEND, Claim, rows, runs
@@ -37,4 +39,5 @@ def claim(experiment: str) -> Claim:
 
 
 if __name__ == "__main__":
+    ArgumentParser(prog="python -m launchers.coverage", description=__doc__).parse_args()  # it takes none
     main()

@@ -40,6 +40,8 @@ class OptunaSweeper(Sweeper):
             params: what is searched, in hydra's words: choice(1, 2), range(1, 9), tag(log, interval(1e-5, 1e-3)). Keys
                 of the command line win.
         """
+        if min(trials, at_once) < 1:
+            raise ConfigError(f"hydra.sweeper.trials={trials}, hydra.sweeper.at_once={at_once}: 1 or more of each")
         self.trials, self.at_once, self.seed, self.storage = trials, at_once, seed, storage
         self.params = dict(params)
 
@@ -60,7 +62,7 @@ class OptunaSweeper(Sweeper):
         words = {word.partition("=")[0].lstrip("+"): word for word in self._words(arguments)}
         parsed = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides([*words.values()])
         fixed = [str(each.input_line) for each in parsed if not each.is_sweep_override()]
-        space = {str(each.get_key_element()): distribution(each) for each in parsed if each.is_sweep_override()}
+        space = dict(map(searched, (each for each in parsed if each.is_sweep_override())))
         if not space:
             raise ConfigError("nothing is searched; give a key choice(...), range(...) or interval(...)")
         sweep = Path(self.config.hydra.sweep.dir)
@@ -97,6 +99,19 @@ def value_of(returned: JobReturn) -> float | None:
         log.warning("%s", returned._return_value)
         return None
     return None if returned.return_value is None else float(returned.return_value)
+
+
+def searched(override: Override) -> tuple[str, Any]:
+    """A key and what Optuna draws its value from.
+
+    Raises:
+        ConfigError: nothing can be drawn from it.
+    """
+    key = str(override.get_key_element())
+    try:
+        return key, distribution(override)
+    except ValueError as error:
+        raise ConfigError(f"{override.input_line}: {error}") from error
 
 
 def distribution(override: Override) -> Any:

@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from common.config import ConfigError, accumulate
+from common.loggers import read_metrics
 from launchers import evaluate, train
 from launchers.command import run, run_task
 from launchers.generate import talk
@@ -59,8 +60,9 @@ def test_an_error_of_our_own_is_a_message_and_one_from_below_keeps_its_traceback
         accumulate(33, 2, 1, 1)
 
     def below(cfg: DictConfig) -> None:
-        int("x")
+        read_metrics(tmp_path / "metrics.csv")  # where int() is called on what is no number
 
+    (tmp_path / "metrics.csv").write_text("step,name,value,time\none,a,1,0\n")
     monkeypatch.setattr(sys, "argv", ["train", f"paths.outputs={tmp_path}"])
     for function, seen in ((ours, SystemExit), (below, ValueError)):
         GlobalHydra.instance().clear()
