@@ -133,12 +133,24 @@ def check(cfg: DictConfig) -> None:
     """Everything that can be known to be wrong without building anything.
 
     Raises:
-        ConfigError: a missing value, a value that looks like a token, a `_target_` outside the allow-list, an
-            argument that its target does not take or misses.
+        ConfigError: a missing value, a value that looks like a token, settings of a callback or logger that is not
+            chosen, a `_target_` outside the allow-list, an argument that its target does not take or misses.
     """
     tree = plain(cfg)
     refuse_secrets(tree)
+    refuse_loose_settings(tree)
     bind(tree)
+
+
+def refuse_loose_settings(tree: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a callback or a logger has settings, of the experiment for one, but is not chosen."""
+    for group in ("callbacks", "logger"):
+        for name, node in (tree.get(group) or {}).items():
+            if not isinstance(node, Mapping) or "_target_" not in node:
+                raise ConfigError(
+                    f"{group}.{name} is no {group.removesuffix('s')}: {group}= does not choose it, or it was emptied; "
+                    f"~{group}.{name} leaves it out"
+                )
 
 
 def refuse_secrets(node: Any, key: str = "") -> None:

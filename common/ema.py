@@ -44,8 +44,8 @@ class Ema(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and isinstance(trainer.strategy, DeepSpeedStrategy):
             raise ValueError(
-                "callbacks=ema with DeepSpeed would average bfloat16 weights; take hardware with DDP or FSDP, or "
-                "callbacks=default"
+                "callbacks=ema with DeepSpeed would average bfloat16 weights; take hardware with DDP or FSDP, or leave "
+                "the average out: ~callbacks.ema"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -46,6 +46,13 @@ def test_values_that_look_like_tokens_are_refused_without_being_shown(value: str
     assert value not in str(caught.value)
 
 
+@pytest.mark.parametrize("node", [{"decay": 0.9}, None])
+def test_settings_of_a_callback_that_is_not_chosen_are_refused(node: object) -> None:
+    config.refuse_loose_settings({"callbacks": {"ema": {"_target_": "common.ema.Ema"}}, "logger": {}})
+    with pytest.raises(config.ConfigError, match=r"callbacks\.ema is no callback.* ~callbacks\.ema leaves it out"):
+        config.refuse_loose_settings({"callbacks": {"ema": node}})
+
+
 def test_accumulation_must_divide() -> None:
     assert config.accumulate(32, 4, 8, 1) == 1
     assert config.accumulate(32, 2, 1, 1) == 16
