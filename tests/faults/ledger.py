@@ -1,8 +1,9 @@
 """What the tests of faults have injected, and what was lost by it: counted, printed, and recorded.
 
 `make faults` keeps the counts in fault_counts.json, where those of the newest session that put a fault into an
-experiment stand, and writes the table in RESULTS.md from that file. So a session of some faults, or of one method,
-changes its own counts alone, and the table says what was run and what was not.
+experiment stand, and writes the table in RESULTS.md from that file. So a session of some faults, or of one method
+(FRAMELAB_WRITE_FAULTS=1 with pytest's own choice of tests), changes its own counts alone, and the table says what was
+run and what was not. A test that fails before it has counted leaves no count.
 """
 
 import json
