@@ -32,6 +32,7 @@ ALLOWED_TARGETS = ("common", "projects", "lightning", "torch.optim", "torch.nn",
 # Keys of a node that are for hydra; `_recursive_: false` hands its parts to the target as they are written.
 HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_")
 
+SEEDS = 1 << 32  # that numpy has
 SECRET = re.compile(r"hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|\b[0-9a-f]{40}\b")
 
 
@@ -134,9 +135,12 @@ def check(cfg: DictConfig) -> None:
 
     Raises:
         ConfigError: a missing value, a value that looks like a token, settings of a callback or logger that is not
-            chosen, a `_target_` outside the allow-list, an argument that its target does not take or misses.
+            chosen, a `_target_` outside the allow-list, an argument that its target does not take or misses, a seed
+            that numpy does not take.
     """
     tree = plain(cfg)
+    if not 0 <= tree.get("seed", 0) < SEEDS:
+        raise ConfigError(f"seed={tree['seed']}: 0 to {SEEDS - 1}")
     refuse_secrets(tree)
     refuse_loose_settings(tree)
     bind(tree)

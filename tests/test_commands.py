@@ -43,6 +43,7 @@ def complaint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) 
         ("trainer.devices=auto", "trainer.devices=auto: a whole number"),
         ("trainer.devices=-1", "trainer.devices=-1: a whole number"),
         ("batch.micro=0", "batch.micro=0: a whole number"),
+        ("seed=-1", "seed=-1: 0 to 4294967295"),
         ("hw=a6000", "hw=a6000: cpu, or gpu and its gigabytes"),
     ],
 )

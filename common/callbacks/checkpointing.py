@@ -56,6 +56,8 @@ class Checkpointing(Callback):
         """
         if direction not in ("min", "max"):
             raise ValueError(f"direction={direction}: min or max")
+        if every < 1:
+            raise ValueError(f"callbacks.checkpointing.every={every} (validate_every, if not set): at least 1")
         if keep_last < 1:
             raise ValueError(f"callbacks.checkpointing.keep_last={keep_last}: at least 1, or a run could not go on")
         self.run = Path(run)

@@ -27,6 +27,8 @@ class MetricsLog(Callback):
         Args:
             every: optimizer steps between two rows.
         """
+        if every < 1:
+            raise ValueError(f"callbacks.metrics_log.every={every}: at least 1")
         self.every = every
         self._loss: Tensor | None = None
         self._clock = 0.0

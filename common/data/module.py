@@ -99,6 +99,10 @@ class StreamData(LightningDataModule):
         super().__init__()
         if (steps is None) == (epochs is None):
             raise ValueError(f"give either steps or epochs, not both (steps={steps}, epochs={epochs})")
+        if (steps is not None and steps < 1) or (epochs is not None and epochs <= 0):
+            raise ValueError(f"steps={steps}, epochs={epochs}: more than 0, or nothing would be trained")
+        if num_workers < 0:
+            raise ValueError(f"data.num_workers={num_workers}: 0 loads in the main process")
         self.recipes = {"train": train, "val": val, "predict": predict}
         self.test_recipes = dict(test)
         self.example = example

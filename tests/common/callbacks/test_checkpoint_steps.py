@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from lightning import Trainer
 
 from common.callbacks.checkpointing import Checkpointing
+from common.callbacks.metrics_log import MetricsLog
 from common.checkpoint import committed
 from tests.common.callbacks.toy_run import Numbers, Toy
 
@@ -26,3 +28,10 @@ def test_every_so_many_steps_some_others_and_the_last(tmp_path: Path) -> None:
     )
     trainer.fit(Toy(), datamodule=Numbers())
     assert [int(path.stem.removeprefix("step_")) for path in committed(tmp_path / "checkpoints")] == [1, 3, 4, 6, 7]
+
+
+def test_every_nought_steps_is_never() -> None:
+    with pytest.raises(ValueError, match="validate_every"):
+        Checkpointing(run="x", every=0, keep_last=1, keep_best=0, objective="val/loss", direction="min")
+    with pytest.raises(ValueError, match=r"metrics_log\.every=0"):
+        MetricsLog(every=0)

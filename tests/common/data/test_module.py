@@ -95,3 +95,9 @@ def test_epochs_are_rounded_up_to_whole_steps() -> None:
     assert data(steps=None, epochs=2.0).num_steps() == 12
     with pytest.raises(ValueError, match="either steps or epochs"):
         data(epochs=1.0)
+
+
+@pytest.mark.parametrize("nothing", [{"steps": 0}, {"steps": -1}, {"steps": None, "epochs": 0.0}, {"num_workers": -1}])
+def test_a_run_of_nothing_is_refused(nothing: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"nothing would be trained|num_workers=-1"):
+        data(**nothing)
