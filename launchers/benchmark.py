@@ -33,6 +33,8 @@ def main(cfg: DictConfig) -> None:
     tree = plain(cfg)
     subject, asked = Subject(tree), tree["benchmark"]
     before = read(Path(asked["against"])) if asked["against"] else None
+    if before is None and asked["slower"] is not None:
+        raise ConfigError(f"benchmark.slower={asked['slower']} of what? give benchmark.against=<a benchmark.json>")
     code = made()
     if asked["record"] is not None and code["dirty"] is not False:
         raise ConfigError("benchmark.record: a recorded run names the commit that it is of; commit first")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from common.config import ROOT, build
+from common.config import ROOT, ConfigError, build
 from common.memory.operations import model_operations, once
 from common.memory.recipe import unloaded
 from launchers import benchmark
@@ -58,6 +58,12 @@ def test_a_record_and_a_comparison_with_it(
     with pytest.raises(SystemExit, match="times as long as before"):
         here(tmp_path / "second", f"benchmark.against='{tmp_path}/faster.json'", "benchmark.slower=0.5")
     GlobalHydra.instance().clear()
+
+
+def test_slower_is_of_a_record(tmp_path: Path) -> None:
+    words = ["benchmark.slower=0.5", f"paths.run='{tmp_path}'", f"paths.data='{tmp_path}'"]
+    with pytest.raises(ConfigError, match=r"benchmark\.against"):
+        benchmark.main(compose("experiment=video_chatgpt_tiny", *words))
 
 
 @pytest.mark.slow

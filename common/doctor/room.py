@@ -74,10 +74,18 @@ def _device_row(name: str, told: str, needed: float, capacity: float, others: Ca
 
 
 def _host_row(told: str, needed: Need) -> Row:
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed.total <= free:
+    free = available()
+    if free is None or needed.total <= free:
         return Row(Status.PASS, "memory, CPU", told)
     return Row(Status.WARN, "memory, CPU", f"{told}; {size(free)} are free now", "a smaller batch.micro, or a GPU")
+
+
+def available(path: Path = Path("/proc/meminfo")) -> int | None:
+    """Bytes that processes may still take, what files are cached in included; None on a system that does not tell."""
+    if not path.is_file():
+        return None
+    facts = dict(line.split(":") for line in path.read_text().splitlines())
+    return int(facts["MemAvailable"].split()[0]) * 1024
 
 
 def disk_row(run: MemoryRun, tree: Mapping[str, Any]) -> Row:

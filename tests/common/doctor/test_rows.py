@@ -14,7 +14,7 @@ from common.config import CONF
 from common.doctor.devices import Gpu, gpu_rows
 from common.doctor.files import Place, damage, file_rows
 from common.doctor.packages import extras_of, package_rows
-from common.doctor.room import loader_rows
+from common.doctor.room import available, loader_rows
 from common.doctor.row import Row, Status, as_table, worst
 from common.doctor.services import slurm_rows, tracker_rows
 from common.doctor.sources import heading, makers, terms_of
@@ -150,6 +150,13 @@ def test_loaders_against_cores_and_shared_memory(tmp_path: Path) -> None:
     rows = loader_rows(tree, batch_bytes=10**12, shared=tmp_path)
     assert [row.status for row in rows] == [Status.WARN, Status.WARN]
     assert loader_rows({"data": {"num_workers": 0}, "trainer": {"devices": 1}}, batch_bytes=1) == []
+
+
+def test_memory_that_caches_files_is_free(tmp_path: Path) -> None:
+    facts = tmp_path / "meminfo"
+    assert available(facts) is None
+    facts.write_text("MemTotal:  64 kB\nMemFree:  1 kB\nMemAvailable:  32 kB\n")
+    assert available(facts) == 32 * 1024
 
 
 def test_slurm_and_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
