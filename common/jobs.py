@@ -45,6 +45,11 @@ class Job:
     id: str | None = None  # of SLURM: 12, or 12_0 in an array
     state: str | None = None  # where SLURM does not say
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """Values by key; a deletion (`~key`) has none."""
+        return {key: value for key, _, value in (word.partition("=") for word in self.overrides)}
+
     def arguments(self) -> list[str]:
         """The command line of the job by itself."""
         return [*self.overrides, "hydra.mode=RUN", f"hydra.run.dir='{self.folder}'"]
@@ -149,7 +154,7 @@ def table(outcomes: Sequence[Outcome], *, title: str) -> Table:
     differing = swept([each.job for each in outcomes])
     shown = Table("job", "state", "step", f"best {objective}", "last", *differing, title=title)
     for each in ranked(outcomes):
-        values = dict(word.split("=", 1) for word in each.job.overrides)
+        values = each.job.settings
         step = "" if each.step is None else f"{each.step}" + ("" if each.steps is None else f"/{each.steps}")
         name = f"{each.job.number}" + (f" ({each.job.id})" if each.job.id else "")
         figures = ["" if value is None else f"{value:.4g}" for value in (each.best, each.last)]
@@ -162,7 +167,7 @@ def as_rows(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
     differing = swept([each.job for each in outcomes])
     rows: list[dict[str, object]] = []
     for each in ranked(outcomes):
-        values = dict(word.split("=", 1) for word in each.job.overrides)
+        values = each.job.settings
         row = {"job": each.job.number, "state": each.job.state, "step": each.step, "objective": each.objective}
         tried = {key: values.get(key) for key in differing}
         rows.append({**row, "best": each.best, "last": each.last, "tried": tried, "folder": each.job.folder})
@@ -171,7 +176,7 @@ def as_rows(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
 
 def swept(jobs: Sequence[Job]) -> list[str]:
     """Keys of the overrides that differ between jobs."""
-    settings = [dict(word.split("=", 1) for word in job.overrides) for job in jobs]
+    settings = [job.settings for job in jobs]
     keys = dict.fromkeys(key for each in settings for key in each)
     return [key for key in keys if len({each.get(key) for each in settings}) > 1]
 

@@ -12,6 +12,7 @@ from common.jobs import (
     Job,
     JobError,
     Outcome,
+    as_rows,
     code_of,
     outcome,
     ranked,
@@ -55,6 +56,13 @@ def test_the_best_comes_first_and_what_has_no_score_last(direction: str, order: 
         for number, score in enumerate(scores)
     ]
     assert [each.job.number for each in ranked(outcomes)] == order
+
+
+def test_a_deletion_among_the_overrides_is_shown_like_any_other() -> None:
+    jobs = [replace(JOB, number=n, overrides=("~callbacks.answers", f"seed={n}")) for n in range(2)]
+    assert swept(jobs) == ["seed"]
+    assert [row["tried"] for row in as_rows([Outcome(job) for job in jobs])] == [{"seed": "0"}, {"seed": "1"}]
+    assert table([Outcome(job) for job in jobs], title="").row_count == 2
 
 
 def test_an_outcome_is_read_from_a_run_at_any_time(tmp_path: Path) -> None:
