@@ -12,6 +12,7 @@ def test_every_run_is_of_an_experiment_and_a_machine_that_are_there() -> None:
     for run in runs(RUNS):
         assert (CONF / "experiment" / f"{run['experiment']}.yaml").is_file(), run
         assert (CONF / "hardware" / f"{run['hardware']}.yaml").is_file(), run
+        assert run["dirty"] is False, run
 
 
 @pytest.mark.slow
