@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -183,13 +184,26 @@ def _newest_run(runs: Path) -> Path:
 
 
 def _direction(run: Path) -> str:
-    return (run / FOLDER / "direction").read_text().strip()
+    record = run / FOLDER / "direction"
+    if not record.is_file():
+        raise CheckpointError(f"{record} is missing, so which score is best is not known; name a checkpoint file")
+    return record.read_text().strip()
 
 
 def load_file(path: Path) -> dict[str, Any]:
-    """A checkpoint's content on the CPU: tensors and plain containers, never code."""
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    assert isinstance(content, dict)
+    """A checkpoint's content on the CPU: tensors and plain containers, never code.
+
+    Raises:
+        CheckpointError: the file is something else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path} is no checkpoint of this project: it holds something else than tensors and plain containers"
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise CheckpointError(f"{path} is no checkpoint of this project: it has no state_dict")
     return content
 
 

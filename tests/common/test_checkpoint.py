@@ -75,8 +75,28 @@ def test_locating(tmp_path: Path) -> None:
 def test_loading_refuses_code(tmp_path: Path) -> None:
     path = tmp_path / "evil.ckpt"
     torch.save({"call": json.loads}, path)
-    with pytest.raises(Exception, match=r"weights_only|Unsupported|GLOBAL"):
+    with pytest.raises(ck.CheckpointError, match=r"evil\.ckpt.*something else than tensors"):
         ck.load_file(path)
+
+
+@pytest.mark.parametrize("content", [b"# A page\n", b"", b"PK\x03\x04 cut off"])
+def test_a_file_of_another_kind_is_refused_by_its_name(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(content)
+    with pytest.raises(ck.CheckpointError, match="other is no checkpoint of this project"):
+        ck.load_file(tmp_path / "other")
+
+
+def test_weights_alone_are_no_checkpoint(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(1)}, tmp_path / "weights.pt")
+    with pytest.raises(ck.CheckpointError, match=r"weights\.pt is no checkpoint of this project: it has no state_dict"):
+        ck.load_file(tmp_path / "weights.pt")
+
+
+def test_the_best_is_not_guessed(tmp_path: Path) -> None:
+    put(tmp_path / "runs" / "2026-01-01" / "checkpoints", 1, 0.5)
+    (tmp_path / "runs" / "2026-01-01" / "checkpoints" / "direction").unlink()
+    with pytest.raises(ck.CheckpointError, match=r"direction is missing.*name a checkpoint file"):
+        ck.locate("best", tmp_path / "runs")
 
 
 def test_trained_tensors_of_another_model_are_refused() -> None:
