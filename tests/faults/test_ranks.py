@@ -85,7 +85,7 @@ def test_a_gradient_of_one_rank_that_is_not_finite_stops_all(
 def test_a_signal_to_one_rank_in_validation_stops_both(
     way: str, experiment: str, method: list[str], ledger: Ledger, tmp_path: Path
 ) -> None:
-    chosen = [*method, *WAYS[way], "batch.eval=2"]
+    chosen = [*method, *WAYS[way], "batch.eval=1"]  # of a validation of one batch the end is waited for
     assert train(tmp_path, *chosen, fault="ask:1") == EXIT_STOPPED  # in the validation of step 5
     checkpoints = run_of(tmp_path) / "checkpoints"
     assert [path.name for path in committed(checkpoints)] == ["step_0000003.ckpt", "step_0000005.ckpt"]
