@@ -77,10 +77,11 @@ def tell(run: Path, word: str) -> None:
         run: the run folder.
         word: any text.
     """
-    os.environ[TOLD] = word
     if by_srun():
         run.mkdir(parents=True, exist_ok=True)
         atomic_write_text(_file(run), word)
+    else:
+        os.environ[TOLD] = word
 
 
 def told(run: Path, *, every: float = 0.5) -> str:
@@ -93,16 +94,16 @@ def told(run: Path, *, every: float = 0.5) -> str:
     Raises:
         SlurmError: nothing could tell this process.
     """
-    if TOLD in os.environ:
-        return os.environ[TOLD]
-    if not by_srun():
+    if by_srun():  # whose environment may be that of a process which trained something else and then submitted this
+        while not _file(run).exists():
+            time.sleep(every)
+        return _file(run).read_text(encoding="utf-8")
+    if TOLD not in os.environ:
         raise SlurmError(
             "this process was started from outside (torchrun, mpirun) and cannot learn what rank 0 decides; "
             "use trainer.devices on one machine, or cluster=slurm"
         )
-    while not _file(run).exists():
-        time.sleep(every)
-    return _file(run).read_text(encoding="utf-8")
+    return os.environ[TOLD]
 
 
 def _file(run: Path) -> Path:
