@@ -112,8 +112,11 @@ class SlurmLauncher(JobLauncher):
     def start(self, sweep: Path, earlier: Sequence[Job], batch: Sequence[Job]) -> list[Job]:
         """Submits the jobs; waits for them, or returns at once."""
         jobs = recorded(sweep, earlier, self._submit(sweep, batch))
-        first, last = jobs[0].id, jobs[-1].id
-        log.info("submitted %s: %s", f"{len(jobs)} jobs" if len(jobs) > 1 else "a job", f"{first} to {last}")
+        link_logs(sweep, jobs)
+        if len(jobs) > 1:
+            log.info("submitted %d jobs: %s to %s", len(jobs), jobs[0].id, jobs[-1].id)
+        else:
+            log.info("submitted a job: %s", jobs[0].id)
         log.info("python -m launchers.sweep status %s, or cancel in place of status", sweep)
         if self.detach:
             return jobs
@@ -138,11 +141,7 @@ class SlurmLauncher(JobLauncher):
             submitted = executor.submit_array([task_of(job) for job in batch])
         except (FailedSubmissionError, RuntimeError) as error:
             raise SlurmError(f"SLURM took no job: {error}") from error
-        jobs = [replace(job, id=each.job_id) for job, each in zip(batch, submitted, strict=True)]
-        for job in jobs:
-            Path(job.folder).mkdir(parents=True, exist_ok=True)
-            (Path(job.folder) / f"slurm-{job.id}").symlink_to(os.path.relpath(folder / str(job.id), job.folder))
-        return jobs
+        return [replace(job, id=each.job_id) for job, each in zip(batch, submitted, strict=True)]
 
     def _wait(self, sweep: Path, earlier: Sequence[Job], jobs: list[Job]) -> list[Job]:
         while True:
@@ -157,6 +156,14 @@ class SlurmLauncher(JobLauncher):
                 jobs = recorded(sweep, earlier, now)
             if all(job.state in (*ENDED, GONE) for job in jobs):
                 return jobs
+
+
+def link_logs(sweep: Path, jobs: Sequence[Job]) -> None:
+    """Puts a link to what SLURM writes about each job into the folder of its run."""
+    for job in jobs:
+        Path(job.folder).mkdir(parents=True, exist_ok=True)
+        logs = sweep / FOLDER / str(job.id)
+        (Path(job.folder) / f"slurm-{job.id}").symlink_to(os.path.relpath(logs, job.folder))
 
 
 def task_of(job: Job) -> Task:
