@@ -12,7 +12,7 @@ from common.callbacks.finite import RECORD
 from common.callbacks.stopping import EXIT_STOPPED
 from common.checkpoint import committed, load_file, read_manifest
 from common.loggers import read_metrics
-from tests.experiments import one_of_each
+from tests.experiments import in_turn, one_of_each
 from tests.faults.ledger import Ledger
 from tests.test_parallel import WAYS, needs_deepspeed, without_average
 from tests.test_resume import run_of, train
@@ -45,7 +45,14 @@ def finishes(folder: Path, *overrides: str) -> bool:
 
 @EXPERIMENTS
 @pytest.mark.usefixtures("second_rank")
-@pytest.mark.parametrize("way", ["ddp", "fsdp", pytest.param("zero2", marks=needs_deepspeed)])
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("ddp", marks=in_turn(0)),
+        pytest.param("fsdp", marks=in_turn(1)),
+        pytest.param("zero2", marks=needs_deepspeed),
+    ],
+)
 def test_a_loss_of_one_rank_that_is_not_finite_stops_all(
     way: str, experiment: str, method: list[str], ledger: Ledger, tmp_path: Path
 ) -> None:
@@ -65,7 +72,7 @@ def test_a_loss_of_one_rank_that_is_not_finite_stops_all(
 
 @EXPERIMENTS
 @pytest.mark.usefixtures("second_rank")
-@pytest.mark.parametrize("way", ["ddp", pytest.param("zero2", marks=needs_deepspeed)])
+@pytest.mark.parametrize("way", [pytest.param("ddp", marks=in_turn(2)), pytest.param("zero2", marks=needs_deepspeed)])
 def test_a_gradient_of_one_rank_that_is_not_finite_stops_all(
     way: str, experiment: str, method: list[str], ledger: Ledger, tmp_path: Path
 ) -> None:
@@ -81,7 +88,9 @@ def test_a_gradient_of_one_rank_that_is_not_finite_stops_all(
 
 @EXPERIMENTS
 @pytest.mark.usefixtures("second_rank")
-@pytest.mark.parametrize("way", [pytest.param("ddp", marks=pytest.mark.nightly), "fsdp"])
+@pytest.mark.parametrize(
+    "way", [pytest.param("ddp", marks=pytest.mark.nightly), pytest.param("fsdp", marks=in_turn(3))]
+)
 def test_a_signal_to_one_rank_in_validation_stops_both(
     way: str, experiment: str, method: list[str], ledger: Ledger, tmp_path: Path
 ) -> None:
@@ -96,6 +105,7 @@ def test_a_signal_to_one_rank_in_validation_stops_both(
     assert held
 
 
+@in_turn(4)
 @EXPERIMENTS
 @pytest.mark.usefixtures("second_rank")
 def test_a_rank_that_is_killed_ends_the_run(experiment: str, method: list[str], ledger: Ledger, tmp_path: Path) -> None:
