@@ -8,7 +8,8 @@ in the document are there to be shown.
 import importlib.util
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor
+from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -68,6 +70,7 @@ def run_values(trainer: Trainer) -> dict[str, Any]:
         "gradient_accumulation_steps": trainer.accumulate_grad_batches,
         "gradient_clipping": float(trainer.gradient_clip_val or 0.0),
         "bf16.enabled": str(trainer.precision).startswith("bf16"),
+        "torch_autocast.enabled": trainer.precision == "bf16-mixed",
     }
 
 
@@ -167,6 +170,10 @@ class Zero(DeepSpeedStrategy):
         device = super().root_device
         return torch.device("cpu", 0) if device.type == "cpu" else device  # DeepSpeed asks for a number
 
+    def _setup_model_and_optimizer(self, model: Module, *args: Any, **kwargs: Any) -> Any:
+        with sendable(model.parameters()):
+            return super()._setup_model_and_optimizer(model, *args, **kwargs)
+
     # Configuration
 
     def _format_config(self) -> None:
@@ -196,6 +203,18 @@ class Zero(DeepSpeedStrategy):
         kept = [each for group in zero.averaged_gradients.values() for each in group or ()]
         offloaded = [flat.grad for flat in zero.single_partition_of_fp32_groups]  # to the memory of the host
         return [each for each in [*kept, *offloaded] if each is not None]
+
+    def gradient_of(self, parameter: Parameter) -> Tensor:
+        """The whole gradient of one parameter, float32, put together from the parts of all ranks; called by each."""
+        from deepspeed.utils import safe_get_full_grad
+
+        gradient: Tensor = safe_get_full_grad(parameter)
+        return gradient
+
+    def step_follows(self) -> bool:
+        """Whether this micro-batch is the last of a step: DeepSpeed counts them, and is told of each."""
+        engine: Any = self.model
+        return bool(engine.is_gradient_accumulation_boundary())
 
     # Checkpoints
 
@@ -271,6 +290,25 @@ class Zero(DeepSpeedStrategy):
         ):
             zero.optimizer.state[flat] = _flat_state(flat, {id(each): next(states) for each in members}, members)
             group.update({name: value for name, value in settings.items() if name != "params"})
+
+
+@contextmanager
+def sendable(parameters: Iterable[Parameter]) -> Iterator[None]:
+    """A block in which every parameter can be viewed as bytes, which is how DeepSpeed sends it to the other ranks.
+
+    That needs a dimension, and neighbours in the last one: a temperature has none, and `channels_last` puts channels
+    side by side. Afterwards all have their shapes again, and what is frozen its order in memory; the others are parts
+    of one long tensor by then.
+    """
+    changed = []
+    for parameter in parameters:
+        if parameter.ndim == 0 or parameter.stride(-1) != 1 or not parameter.is_contiguous():
+            changed.append((parameter, parameter.shape, parameter.stride()))
+            parameter.data = parameter.data.flatten().view(parameter.shape or 1)
+    yield
+    for parameter, shape, stride in changed:
+        row = parameter.data.view(shape)
+        parameter.data = row if parameter.requires_grad else row.new_empty_strided(shape, stride).copy_(row)
 
 
 def _whole(parameter: Any, flat: Tensor) -> Tensor:

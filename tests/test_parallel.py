@@ -50,7 +50,7 @@ WAYS = {
 }
 EXPERIMENTS = matrix("*_tiny*.yaml")
 
-# Answers are put together under autocast, which on the CPU refuses the float16 of cached features.
+# Rows are put together under autocast for what a validation shows, and the CPU's refuses the float16 of a cache.
 BF16 = ["trainer.precision=bf16-mixed", "callbacks=default"]
 
 Train = Callable[..., Path]
@@ -155,6 +155,15 @@ def test_masters_are_float32_while_products_are_bfloat16(way: str, train: Train)
     values = last(ours)["state_dict"].values()
     assert {value.dtype for value in values} == {torch.float32}
     assert any(not torch.equal(value, value.bfloat16().float()) for value in values)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("experiment", ["pix2pix_video_tiny", "text_to_video_joint_tiny"])
+def test_deepspeed_takes_convolutions_in_bfloat16(experiment: str, train: Train) -> None:
+    mixed = [f"experiment={experiment}", *without_average(f"experiment={experiment}"), *BF16]
+    ours = train(*mixed, *WAYS["zero2"], BF16[0])  # weights in channels_last, times and positions in float32
+    reference = train(*mixed, *ONE)
+    assert losses(ours) == pytest.approx(losses(reference), rel=0.03)
 
 
 def test_the_start_from_another_run_is_split_too(train: Train) -> None:

@@ -11,11 +11,10 @@ BEGIN, END = "<!-- hardware:begin -->", "<!-- hardware:end -->"
 KEPT = ("experiment", "hardware", "device", "devices", "nodes", "precision", "strategy")
 LEGEND = """*composes*: the configuration composes and every argument of it binds; it has not been run. *CPU*: some
 training steps of a tiny experiment were run with the strategy of this file, by at most so many processes on a CPU in
-place of GPUs, with these differences: float32 with FSDP, and for genhancer and text_to_video with DeepSpeed, which fail
-in bfloat16 on a CPU; DeepSpeed without an average of the weights, which it refuses, and without `channels_last`, which
-processes on a CPU do not send to each other; genhancer on 24 GB cards without its 8-bit optimizer. Nodes are those of a
-SLURM on one machine. A device by name: training steps were run on it. Empty: no experiment of the method is claimed to
-run there."""
+place of GPUs, with these differences: float32 with FSDP, and for genhancer with DeepSpeed, since autocast on a CPU does
+not lift a normalization with bfloat16 weights to float32, as it does on a GPU; DeepSpeed without an average of the
+weights, which it refuses; genhancer on 24 GB cards without its 8-bit optimizer. Nodes are those of a SLURM on one
+machine. A device by name: training steps were run on it. Empty: no experiment of the method is claimed to run there."""
 
 
 class Claim(NamedTuple):

@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from common.files import atomic_write_text
+from common.gradients import own_gradients
 from common.run import NonFiniteError
-from common.zero import Zero
 
 SHOWN = 16  # samples that the message names; the file names all
 RECORD = "non_finite.json"
@@ -57,7 +56,7 @@ class FiniteSteps(Callback):
         self._finite = {}
         bad = [number for number, finite in zip(numbers, losses, strict=True) if not finite]
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        sound = not bad and (scaled or _finite(_gradients(trainer, optimizer)))
+        sound = not bad and (scaled or _finite(own_gradients(trainer, optimizer)))
         if trainer.strategy.reduce_boolean_decision(sound, all=True):
             return
         micro_batches = bad or numbers
@@ -79,15 +78,6 @@ class FiniteSteps(Callback):
             f"step {step} is not finite: {told}. The optimizer has not used it, and the checkpoint before it stays. "
             f"{self.run / RECORD} names all samples; look at them, or go on with a smaller learning rate by init="
         )
-
-
-def _gradients(trainer: Trainer, optimizer: Optimizer) -> list[Tensor]:
-    """This rank's part of all gradients."""
-    if isinstance(trainer.strategy, Zero):
-        return trainer.strategy.gradients()
-    parameters = (each for group in optimizer.param_groups for each in group["params"])
-    gradients = [each.grad for each in parameters if each.grad is not None]
-    return [each.to_local() if isinstance(each, DTensor) else each for each in gradients]
 
 
 def _finite(gradients: list[Tensor]) -> bool:

@@ -104,7 +104,7 @@ def trace(module: Build[LightningModule], batch: Any, *, machine: Machine, weigh
         ledger.weights(model)
         step = _first_step(model, optimizer, ledger)
         ledger.restart()
-        with as_on(machine, autocast=machine.precision == "bf16-mixed" and weights != "bfloat16"):
+        with as_on(machine, autocast=machine.precision == "bf16-mixed"):
             loss: Any = model.training_step(inputs, 0)
         optimizer.zero_grad()  # after the forward pass, where Lightning does it
         with as_on(machine, autocast=False):

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor
 
 
 class TowerLearnsNothingError(ValueError):
@@ -12,11 +11,7 @@ class TowerLearnsNothingError(ValueError):
 
 
 class TowerGuard:
-    """Watches the gradients of what learns in the tower during the first steps of a start.
-
-    Where the strategy keeps gradients to itself (ZeRO) there are none to look at after the backward pass; then the
-    parameters must have moved.
-    """
+    """Watches the gradients of what learns in the tower during the first steps of a start."""
 
     def __init__(self, *, steps: int) -> None:
         """
@@ -29,17 +24,17 @@ class TowerGuard:
         if steps < 1:
             raise ValueError(f"model.guard_steps={steps}: at least 1; this guard is always on")
         self.steps = steps
-        self.seen = 0
-        self.satisfied = False
-        self._before: list[float] = []
+        self.start()
 
-    def start(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Begins to watch. Called by every rank."""
+    def start(self) -> None:
+        """Begins to watch."""
         self.seen, self.satisfied = 0, False
-        self._before = [norm(each) for each in parameters]
 
-    def watch(self, parameters: Iterable[nn.Parameter]) -> float | None:
+    def watch(self, gradients: Iterable[Tensor | None]) -> float | None:
         """Looks at the gradients before a step of the optimizer. Called by every rank.
+
+        Args:
+            gradients: of each tensor that is to learn; None where none came. Not asked for once one was there.
 
         Returns:
             Their norm; None once one was there, when there is nothing left to watch.
@@ -49,14 +44,11 @@ class TowerGuard:
         """
         if self.satisfied:
             return None
-        members = list(parameters)
-        gradients = [each.grad for each in members if each.grad is not None]
-        total = sum(norm(each) ** 2 for each in gradients) ** 0.5
-        moved = not gradients and [norm(each) for each in members] != self._before
+        members = list(gradients)
+        total = sum(float(each.double().norm()) ** 2 for each in members if each is not None) ** 0.5
         self.seen += 1
-        self.satisfied = total > 0 or moved
-        # Without gradients to look at, the first step has not been done yet.
-        if not self.satisfied and self.seen >= self.steps + (0 if gradients else 1):
+        self.satisfied = total > 0
+        if not self.satisfied and self.seen >= self.steps:
             raise TowerLearnsNothingError(
                 f"in {self.seen} steps no gradient reached the {len(members)} tensors that are to learn in the vision "
                 f"tower (norm {total}): its export would be its base. The tower must not run under no_grad, its "
@@ -71,9 +63,3 @@ def refuse_detached(embeddings: Tensor) -> None:
         raise TowerLearnsNothingError(
             "the embeddings of the second stage carry no gradient: the tower ran under no_grad, or they were detached"
         )
-
-
-def norm(value: Tensor) -> float:
-    """Euclidean norm of a whole tensor, also of one that is split over ranks."""
-    found = value.detach().double().norm()
-    return float(found.full_tensor() if isinstance(found, DTensor) else found)

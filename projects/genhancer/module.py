@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from common.data.module import StreamData
 from common.encoders.tower import ContrastiveTower
 from common.export import Layout
+from common.gradients import gradient_of, step_follows
 from common.latent.vae import LatentCodec, Posterior
 from common.metrics.interval import Estimate
 from common.optim import parameter_groups
@@ -209,11 +210,11 @@ class GenHancer(LightningModule):
 
     def on_train_start(self) -> None:
         if self.learns_tower:
-            self.guard.start(self._tower_parameters())
+            self.guard.start()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        if self.learns_tower:
-            self.guard.watch(self._tower_parameters())
+        if self.learns_tower and step_follows(self.trainer):
+            self.guard.watch(gradient_of(each, self.trainer) for each in self._tower_parameters())
 
     def _tower_parameters(self) -> list[nn.Parameter]:
         return [each for each in self.tower.parameters() if each.requires_grad]

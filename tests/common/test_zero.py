@@ -9,7 +9,7 @@ from torch import nn
 
 from common.config import ConfigError, plain
 from common.optim import parameter_groups, warmup_cosine
-from common.zero import Zero, optimizer_values, resolve, run_values, schedule_values
+from common.zero import Zero, optimizer_values, resolve, run_values, schedule_values, sendable
 from launchers.command import compose
 
 
@@ -18,12 +18,12 @@ def document() -> dict[str, Any]:
     return plain(cfg)["trainer"]["strategy"]["config"]
 
 
-def values() -> dict[str, Any]:
+def values(precision: str = "bf16-mixed") -> dict[str, Any]:
     trainer: Any = SimpleNamespace(
         datamodule=SimpleNamespace(global_batch=32, micro_batch=2),
         accumulate_grad_batches=2,
         gradient_clip_val=1.0,
-        precision="bf16-mixed",
+        precision=precision,
     )
     linear, other = nn.Linear(3, 3), nn.Linear(3, 3)
     parts = {"projector": (linear.parameters(), 1e-3), "decoder": (other.parameters(), 1e-5)}
@@ -84,3 +84,26 @@ def test_stage_three_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_strategy_takes_the_configuration() -> None:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed (pip install -e '.[deepspeed]')")
     assert Zero(config=document()).document == document()
+
+
+def test_what_deepspeed_sends_as_bytes_has_its_shape_and_order_afterwards() -> None:
+    frozen = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last).requires_grad_(False)
+    single = nn.Conv2d(4, 6, 1).to(memory_format=torch.channels_last)  # is_contiguous() is true of both orders
+    temperature = nn.Parameter(torch.tensor(2.5))
+    parameters = [*frozen.parameters(), *single.parameters(), temperature]
+    values, strides = [each.detach().clone() for each in parameters], [each.stride() for each in parameters]
+    with sendable(parameters):
+        for each in parameters:
+            each.data.view(torch.uint8)
+    for each, value in zip(parameters, values, strict=True):
+        assert torch.equal(each, value)
+    assert [each.stride() for each in frozen.parameters()] == strides[:2]
+    assert frozen.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_autocast_is_on_in_mixed_precision_alone() -> None:
+    table = (("bf16-mixed", True, True), ("bf16-true", True, False), ("32-true", False, False))
+    for precision, weights, autocast in table:
+        resolved = resolve(document(), values(precision))
+        assert resolved["bf16"]["enabled"] is weights
+        assert resolved["torch_autocast"]["enabled"] is autocast
