@@ -65,10 +65,16 @@ def shard(module: LightningModule, *, units: Iterable[nn.Module]) -> None:
         if all(owners[name] == count for name, count in _owners(unit).items()):
             _refuse_mixtures(unit.parameters(), type(unit).__name__)
             fully_shard(unit, mesh=mesh, mp_policy=POLICIES[precision], reshard_after_forward=True)
+            unit.gathered_in = POLICIES[precision].param_dtype  # type: ignore[assignment]
     _refuse_mixtures((each for each in module.parameters() if not isinstance(each, DTensor)), "the root")
     fully_shard(module, mesh=mesh, reshard_after_forward=False, ignored_params=_scalars(module))
     for step in STEPS:
         register_fsdp_forward_method(module, step)
+
+
+def needs_autocast(module: nn.Module) -> bool:
+    """Whether blocks of a module are gathered in bfloat16, while the rest and what comes out of it is in float32."""
+    return any(getattr(part, "gathered_in", None) is torch.bfloat16 for part in module.modules())
 
 
 def _scalars(module: nn.Module) -> set[nn.Parameter]:

@@ -9,7 +9,7 @@ import importlib.util
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,17 @@ def _by_group(groups: Sequence[Mapping[str, Any]], values: Sequence[Any]) -> Any
 
 
 class ZeroPrecision(DeepSpeedPrecision):
-    """DeepSpeed's precision, with a batch left as it is and the loss divided once."""
+    """DeepSpeed's precision, with autocast in mixed precision, a batch left as it is and the loss divided once."""
+
+    def __init__(self, precision: Any, *, device: str) -> None:
+        super().__init__(precision)
+        self.device = device
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        """What a validation does beside its steps is under autocast too; DeepSpeed sees to the steps itself."""
+        if self.precision == "bf16-mixed":
+            return torch.autocast(self.device, torch.bfloat16)
+        return super().forward_context()
 
     def convert_input(self, data: Any) -> Any:
         """Counts and masks of a batch are not rounded to bfloat16; the models convert what they multiply."""
@@ -151,7 +161,7 @@ class Zero(DeepSpeedStrategy):
     # Processes
 
     def setup_environment(self) -> None:
-        self.precision_plugin = ZeroPrecision(self.precision_plugin.precision)  # type: ignore[arg-type]
+        self.precision_plugin = ZeroPrecision(self.precision_plugin.precision, device=self.root_device.type)
         DDPStrategy.setup_environment(self)  # Lightning's own takes CUDA alone; gloo does as well
 
     def setup_distributed(self) -> None:

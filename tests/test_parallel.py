@@ -50,14 +50,14 @@ WAYS = {
 }
 EXPERIMENTS = matrix("*_tiny*.yaml")
 
-# Rows are put together under autocast for what a validation shows, and the CPU's refuses the float16 of a cache.
+# Answers are put together under autocast, which on the CPU refuses the float16 of cached features.
 BF16 = ["trainer.precision=bf16-mixed", "callbacks=default"]
 
 Train = Callable[..., Path]
 
 
-def launch(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "launchers.train", *SMALL, *overrides, f"paths.outputs='{folder}'"]
+def launch(folder: Path, *overrides: str, module: str = "launchers.train") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *SMALL, *overrides, f"paths.outputs='{folder}'"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -65,21 +65,22 @@ def launch(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def train(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
     """Trains on 7 validation questions, of which one process of two gets a batch more; each run once."""
-    done: dict[tuple[str, ...], Path] = {}
+    done: dict[tuple[str, ...], Path] = {}  # by module and overrides
     rows = json.loads((shapes / "shapes" / "chat" / "val.json").read_text())[:7]
     uneven = shapes / "shapes" / "chat" / "uneven.json"
     uneven.write_text(json.dumps(rows))
 
-    def run(*overrides: str) -> Path:
-        if overrides not in done:
+    def run(*overrides: str, module: str = "launchers.train") -> Path:
+        key = (module, *overrides)
+        if key not in done:
             folder = tmp_path_factory.mktemp("run")
             few = [f"data.val.annotations='{uneven}'"] if asks_questions(overrides[0]) else []
             few += first_stage(overrides[0].partition("=")[2], shapes)
-            ended = launch(folder, f"paths.data='{shapes}'", *few, *overrides)
+            ended = launch(folder, f"paths.data='{shapes}'", *few, *overrides, module=module)
             assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-6000:]
-            done[overrides] = locate("last", folder).parents[1]
-            (done[overrides] / "output").write_text(ended.stdout + ended.stderr)
-        return done[overrides]
+            done[key] = locate("last", folder).parents[1]
+            (done[key] / "output").write_text(ended.stdout + ended.stderr)
+        return done[key]
 
     return run
 
@@ -137,6 +138,7 @@ def test_two_processes_are_one(way: str, experiment: str, train: Train) -> None:
     assert_same_run(train(*chosen, *WAYS[way]), train(*chosen, *ONE))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("experiment", ["video_chatgpt_tiny_projector", "video_chatgpt_lora_tiny"])
 def test_frozen_bfloat16_beside_trained_float32(experiment: str, train: Train) -> None:
     mixed = [f"experiment={experiment}", "model.language_model.dtype=bfloat16"]
@@ -157,12 +159,12 @@ def test_masters_are_float32_while_products_are_bfloat16(way: str, train: Train)
     assert any(not torch.equal(value, value.bfloat16().float()) for value in values)
 
 
-@needs_deepspeed
-@pytest.mark.parametrize("experiment", ["pix2pix_video_tiny", "text_to_video_joint_tiny"])
-def test_deepspeed_takes_convolutions_in_bfloat16(experiment: str, train: Train) -> None:
-    mixed = [f"experiment={experiment}", *without_average(f"experiment={experiment}"), *BF16]
-    ours = train(*mixed, *WAYS["zero2"], BF16[0])  # weights in channels_last, times and positions in float32
-    reference = train(*mixed, *ONE)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("way", ["fsdp", pytest.param("zero2", marks=needs_deepspeed)])
+def test_in_bfloat16_as_a_gpu_has_it(way: str, experiment: str, train: Train) -> None:
+    chosen = [f"experiment={experiment}", *without_average(f"experiment={experiment}")]
+    ours = train(*chosen, *WAYS[way], BF16[0], module="tests.gpu_autocast")
+    reference = train(*chosen, *ONE, BF16[0], module="tests.gpu_autocast")
     assert losses(ours) == pytest.approx(losses(reference), rel=0.03)
 
 

@@ -193,7 +193,7 @@ def as_on(machine: Machine, *, autocast: bool) -> Iterator[None]:
         stack.enter_context(mock.patch.object(nn.Module, "to", _stay_or(nn.Module.to)))
         if machine.gpu:
             stack.enter_context(sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]))
-            stack.enter_context(_Float32())
+            stack.enter_context(CudaAutocast())
         if autocast:
             stack.enter_context(torch.autocast("cpu", torch.bfloat16, cache_enabled=False))  # as Lightning's
         yield
@@ -221,8 +221,8 @@ class _Zero(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return 0 if func is torch.ops.aten._local_scalar_dense.default else func(*args, **(kwargs or {}))
 
 
-class _Float32(TorchFunctionMode):
-    """Makes the CPU's autocast keep in float32 what CUDA's keeps."""
+class CudaAutocast(TorchFunctionMode):
+    """Makes the CPU's autocast do in float32 what CUDA's does."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.is_autocast_enabled("cpu") and getattr(func, "__name__", "") in FLOAT32:

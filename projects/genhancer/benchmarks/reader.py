@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from common.parallel import needs_autocast
 from common.progress import track
 from common.video.images import opened
 
@@ -152,7 +153,8 @@ class Reader:
     @contextmanager
     def _plainly(self) -> Iterator[None]:
         """Without gradients, and in the tower's own dtype also where a training run is in mixed precision."""
-        with torch.no_grad(), torch.autocast(torch.device(self.device).type, enabled=False):
+        mixed = isinstance(self.tower, nn.Module) and needs_autocast(self.tower)
+        with torch.no_grad(), torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=mixed):
             yield
 
 
