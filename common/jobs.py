@@ -85,11 +85,22 @@ def write_jobs(sweep: Path, jobs: Sequence[Job]) -> None:
 
 
 def read_jobs(sweep: Path) -> list[Job]:
-    """The jobs that a folder of a sweep records; none where nothing was submitted."""
-    if not (sweep / RECORD).exists():
+    """The jobs that a folder of a sweep records; none where nothing was submitted.
+
+    Raises:
+        JobError: the record is damaged, or of another version.
+    """
+    record = sweep / RECORD
+    if not record.exists():
         return []
-    rows = json.loads((sweep / RECORD).read_text(encoding="utf-8"))
-    return [Job(**{**row, "overrides": tuple(row["overrides"]), "code": Code(**row["code"])}) for row in rows]
+    try:
+        rows = json.loads(record.read_text(encoding="utf-8"))
+        return [Job(**{**row, "overrides": tuple(row["overrides"]), "code": Code(**row["code"])}) for row in rows]
+    except (ValueError, TypeError, KeyError) as error:
+        raise JobError(
+            f"{record} is no record of jobs ({error}). The runs are whole: each is a folder beside it, and "
+            "squeue and scancel know the jobs"
+        ) from error
 
 
 def sweep_folder(name: str, outputs: Path) -> Path:

@@ -42,19 +42,19 @@ def main(cfg: DictConfig) -> None:
         prepare(cfg.prepare, paths=cfg.paths)
     seed_everything(cfg.seed, verbose=False)
     trainer = trainer_of(cfg, **subject.trainer_keys())
+    what = subject.what(trainer, experiment=str(chosen("experiment")), hardware=str(chosen("hardware")))
+    if before is not None:
+        refuse_other(before, what)
     set_timeout(trainer.strategy)
     data, module = subject.data(trainer.accumulate_grad_batches), subject.module()
     trainer.fit(module, data)
     if not trainer.is_global_zero:
         return
-    what = subject.what(trainer, experiment=str(chosen("experiment")), hardware=str(chosen("hardware")))
     record = {"what": what, **code, "figures": subject.figures(trainer, memory_run(cfg))}
     path = Path(asked["write"])
     atomic_write_text(path, json.dumps(record, indent=2) + "\n")
     if asked["record"] is not None:
         add(ROOT / asked["record"], record)
-    if before is not None:
-        refuse_other(before, record)
     where = f"{what['devices'] * what['nodes']} x {what['device']}, {what['strategy']}, {what['precision']}"
     print(f"\n{what['experiment']}, {where}, micro-batch {what['micro']} of {what['global']}\n")
     print(f"{grid(table(record, before))}\n")

@@ -32,8 +32,10 @@ def show(sweep: Path, *, stop: bool) -> None:
             raise JobError(f"{sweep} runs on one machine; stop its sweep with Ctrl-C there")
         cancel([str(job.id) for job in submitted if job.state not in ENDED])
     if submitted:
-        jobs = standing(jobs, queue())
-        write_jobs(sweep, jobs)
+        now = standing(jobs, queue())
+        if now != jobs:
+            write_jobs(sweep, now)
+        jobs = now
     report(sweep, jobs)
 
 

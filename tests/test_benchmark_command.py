@@ -57,6 +57,11 @@ def test_a_record_and_a_comparison_with_it(
     (tmp_path / "faster.json").write_text(json.dumps(found))
     with pytest.raises(SystemExit, match="times as long as before"):
         here(tmp_path / "second", f"benchmark.against='{tmp_path}/faster.json'", "benchmark.slower=0.5")
+    found["what"]["micro"] = 99
+    (tmp_path / "other.json").write_text(json.dumps(found))
+    with pytest.raises(SystemExit, match="micro was 99"):
+        here(tmp_path / "third", f"benchmark.against='{tmp_path}/other.json'")
+    assert not list((tmp_path / "third").rglob("benchmark.json"))  # nothing was measured
     GlobalHydra.instance().clear()
 
 

@@ -80,11 +80,11 @@ def read(path: Path) -> dict[str, Any]:
     return record
 
 
-def refuse_other(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises ConfigError where two records are of different runs, which cannot be compared."""
-    other = [key for key in SAME if before["what"].get(key) != now["what"].get(key)]
+def refuse_other(before: Mapping[str, Any], what: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a record is of another run than the one that begins: they cannot be compared."""
+    other = [key for key in SAME if before["what"].get(key) != what.get(key)]
     if other:
-        told = ", ".join(f"{key} was {before['what'].get(key)}, is {now['what'].get(key)}" for key in other)
+        told = ", ".join(f"{key} was {before['what'].get(key)}, is {what.get(key)}" for key in other)
         raise ConfigError(f"benchmark.against is of another run: {told}")
 
 

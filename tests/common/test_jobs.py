@@ -35,6 +35,13 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     assert JOB.arguments() == ["seed=0", "steps=4", "hydra.mode=RUN", "hydra.run.dir='run'"]
 
 
+@pytest.mark.parametrize("content", ["", "[{", "[{}]", '[{"command": "launchers.train"}]', "3"])
+def test_a_damaged_record_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "jobs.json").write_text(content)
+    with pytest.raises(JobError, match=r"jobs\.json is no record of jobs"):
+        read_jobs(tmp_path)
+
+
 def test_the_newest_sweep_is_found(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="no sweep below"):
         sweep_folder("last", tmp_path)

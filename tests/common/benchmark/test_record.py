@@ -59,12 +59,12 @@ def test_two_revisions_beside_each_other(tmp_path: Path) -> None:
     assert len(table(now, None)[0]) == 2
     assert slower(now, before, by=0.6) is None
     assert "1.500 times" in str(slower(now, before, by=0.4))
-    refuse_other(before, now)
+    refuse_other(before, now["what"])
 
 
 def test_records_of_other_runs_are_not_compared(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="micro was 2, is 4"):
-        refuse_other(record(), record(micro=4))
+        refuse_other(record(), record(micro=4)["what"])
     with pytest.raises(ConfigError, match="no such file"):
         read(tmp_path / "none.json")
     (tmp_path / "other.json").write_text("{}")
