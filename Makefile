@@ -60,9 +60,10 @@ check: lint types test slow  ## what CI runs: lint, types, tests, then the large
 .PHONY: check-rest
 check-rest: lint types slow  ## check without test
 
+# Most of these wait for one process or another. A file stays with one worker, for the runs that its tests share.
 .PHONY: slow
 slow: $(READY)  ## two processes, kill and resume (one method a day in turn), SLURM, notebooks, the default method learning
-	$(PYTEST) -m "slow and not nightly"
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not nightly"
 
 .PHONY: nightly
 nightly: lint types  ## everything

@@ -12,6 +12,7 @@ import pytest
 
 from common.checkpoint import read_manifest
 from common.jobs import Job, read_jobs
+from common.slurm import ENDED
 from tests.slurm.one_machine import Cluster, problem
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,8 +100,7 @@ class User:
 
     def end(self, job: Job) -> str:
         """Waits until a job has ended, and says how."""
-        running = (None, "PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")
-        self.wait(lambda: self.state(job) not in running, f"job {job.id} ends")
+        self.wait(lambda: self.state(job) in ENDED, f"job {job.id} ends")
         return str(self.state(job))
 
     def logs(self) -> str:
