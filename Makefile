@@ -49,8 +49,9 @@ quickstart: $(READY)  ## data, two training runs, a table of accuracies, answers
 	$(PY) -m launchers.generate experiment=video_chatgpt_tiny ckpt=last
 
 # One thread for each worker: many short tests, each too small to gain from more.
+test slow: export OMP_NUM_THREADS ?= 1
+
 .PHONY: test
-test: export OMP_NUM_THREADS ?= 1
 test: $(READY)  ## unit tests, configurations, layers, and every tiny method once through all commands
 	$(PYTEST) -n $(WORKERS) -m "not slow and not nightly"
 

@@ -17,6 +17,11 @@ def pytest_report_header() -> str:
     return f"larger matrices: {turn()} (FRAMELAB_METHOD names another)"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What trains for minutes comes first, or one worker would be left with it at the end while the others wait."""
+    items.sort(key=lambda item: item.get_closest_marker("learning") is None)
+
+
 @pytest.fixture(scope="session")
 def media() -> Path:
     """Folder of real clips, annotations and tokenizers; the tests that need it skip where it is not there."""

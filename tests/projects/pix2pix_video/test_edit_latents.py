@@ -20,6 +20,7 @@ from common.latent.vae import LatentCodec
 from projects.pix2pix_video.edit_latents import edit_latents
 from projects.pix2pix_video.frames import EditFrames, SetError
 from projects.pix2pix_video.latents import load_all, open_latents, open_text, settings_of, text_settings_of
+from tests.experiments import in_turn
 from tests.projects.pix2pix_video.small_set import (
     CLIP,
     CODEC,
@@ -298,7 +299,7 @@ def killed_when(condition: Callable[[], bool], arguments: list[str]) -> None:
         assert process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.slow
+@in_turn(0)
 def test_killed_twice_it_ends_with_the_same_bytes_and_repeats_no_shard(tmp_path: Path) -> None:
     prepare = [sys.executable, "-m", "launchers.prepare", f"paths.data={tmp_path}", f"paths.outputs={tmp_path}"]
     shapes = ["task=shapes", "task.parts=[edits]", "task.edits={train: 240, val: 20, test: 20}", "task.size=32"]

@@ -18,6 +18,7 @@ from projects.text_to_video.limits import Limits
 from projects.text_to_video.openvid_csv import HEADER, CsvError, group_of, read_openvid
 from projects.text_to_video.zip_map import MappingError
 from projects.text_to_video.zip_parts import ZipError
+from tests.experiments import in_turn
 from tests.projects.text_to_video.openvid_files import (
     content_of,
     csv_text,
@@ -415,7 +416,7 @@ def test_a_table_that_is_damaged_is_named(root: Path) -> None:
 # Killed for real
 
 
-@pytest.mark.slow
+@in_turn(3)
 def test_killed_while_joining_and_extracting_it_ends_with_the_same_files(tmp_path: Path) -> None:
     names = [f"v{number}_0to99.mp4" for number in range(3000)]
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from projects.text_to_video.captions import CaptionError, key_of, read_captions
 from projects.text_to_video.continuation import Continuation
 from projects.text_to_video.rewriter import Rewriter, clean
+from tests.experiments import in_turn
 from tests.projects.text_to_video.tiny_chat import ROOT, captions, rewriter, run, write_chat, write_table
 
 COUNT = 24
@@ -307,7 +308,7 @@ def test_one_process_writes_at_a_time(chat: Path, table: Path, tmp_path: Path, m
 # Killed for real
 
 
-@pytest.mark.slow
+@in_turn(2)
 def test_killed_twice_it_ends_with_the_same_file(chat: Path, tmp_path: Path) -> None:
     table = write_table(tmp_path / "table", captions(200))
 

@@ -31,6 +31,7 @@ from projects.text_to_video.video_latents import (
     latent_settings,
     open_video_latents,
 )
+from tests.experiments import in_turn
 
 ROOT = Path(__file__).resolve().parents[3]
 VAE: dict[str, Any] = {
@@ -417,7 +418,7 @@ def killed_when(condition: Callable[[], bool], arguments: list[str]) -> None:
         assert process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.slow
+@in_turn(4)
 def test_real_clips_killed_twice_end_with_the_same_bytes_and_no_shard_is_repeated(media: Path, tmp_path: Path) -> None:
     real_list(media, tmp_path)
     subprocess.run(command(media, tmp_path, tmp_path / "whole"), cwd=ROOT, check=True)

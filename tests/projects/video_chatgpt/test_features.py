@@ -22,6 +22,7 @@ from common.video.write import write_h264
 from projects.video_chatgpt.feature_benchmark import ROUNDING
 from projects.video_chatgpt.features import extract
 from projects.video_chatgpt.plain_features import PlainLoop
+from tests.experiments import in_turn
 
 ROOT = Path(__file__).resolve().parents[3]
 CLIP = str(ROOT / "common" / "tiny" / "weights" / "clip")
@@ -199,7 +200,7 @@ def killed_when(condition: Callable[[], bool], arguments: list[str]) -> None:
         assert process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.slow
+@in_turn(1)
 def test_killed_twice_it_ends_with_the_same_bytes_and_repeats_no_shard(tmp_path: Path) -> None:
     shapes = ["task=shapes", "task.clips={train:300,val:10,test:10}", f"paths.data={tmp_path}"]
     subprocess.run([sys.executable, "-m", "launchers.prepare", *shapes], cwd=ROOT, check=True)
