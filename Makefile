@@ -63,7 +63,7 @@ check-rest: lint types slow  ## check without test
 
 # Most of these wait for one process or another. A file stays with one worker, for the runs that its tests share.
 .PHONY: slow
-slow: $(READY)  ## two processes, kill and resume (one method a day in turn), SLURM, notebooks, the default method learning
+slow: $(READY)  ## two processes, kill and resume (one method and one preparation a day in turn), SLURM, notebooks, the default method learning
 	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not nightly"
 
 .PHONY: nightly
